@@ -1,0 +1,1 @@
+"""The edge that FastAPI is: routes and the WebSocket endpoint."""

@@ -1,0 +1,1 @@
+"""Driving Google Speech-to-Text, both API versions, leg after leg."""

@@ -1,0 +1,1 @@
+"""The specification, executable: one file for each room, and one for each promise that crosses rooms."""
