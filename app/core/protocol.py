@@ -213,7 +213,7 @@ class Throttle(Struct, frozen=True, tag="throttle"):
     queued_ms: int
 
 
-class Warning(Struct, frozen=True, tag="warning", omit_defaults=True):  # noqa: A001 - the protocol's word
+class WarningMessage(Struct, frozen=True, tag="warning", omit_defaults=True):
     code: str
     message: str
     in_ms: int | UnsetType = UNSET
@@ -246,7 +246,9 @@ class Error(Struct, frozen=True, tag="error", omit_defaults=True):
 
 
 Durable = Final | GapEvent | Finalized | Stopped
-ServerMessage = Started | Ack | Interim | SpeechStarted | SpeechEnded | Throttle | Warning | GoAway | Error | Durable
+ServerMessage = (
+    Started | Ack | Interim | SpeechStarted | SpeechEnded | Throttle | WarningMessage | GoAway | Error | Durable
+)
 
 _decoder = msgspec.json.Decoder(ClientMessage)
 _server_decoder = msgspec.json.Decoder(ServerMessage)

@@ -1,0 +1,116 @@
+"""Bytes and milliseconds of a client's audio, and the audio that is not settled yet.
+
+A position is a byte offset in the client's encoded stream, 0 at the start of the session. A gap advances it without
+audio, so the chunks of a ReplayBuffer need not touch each other.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Self
+
+from app.core.protocol import Audio
+
+_SAMPLE_BYTES = {"LINEAR16": 2, "MULAW": 1, "ALAW": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFormat:
+    """Headerless audio of constant size: LINEAR16 (signed 16-bit little-endian), MULAW or ALAW, interleaved."""
+
+    encoding: str
+    sample_rate_hertz: int
+    channels: int
+
+    @classmethod
+    def of(cls, audio: Audio) -> Self:
+        return cls(audio.encoding, audio.sample_rate_hertz, audio.audio_channel_count)
+
+    @property
+    def frame_bytes(self) -> int:
+        """One sample of every channel."""
+        return _SAMPLE_BYTES[self.encoding] * self.channels
+
+    @property
+    def bytes_per_second(self) -> int:
+        return self.frame_bytes * self.sample_rate_hertz
+
+    def ms(self, offset: int) -> int:
+        return offset * 1000 // self.bytes_per_second
+
+    def offset(self, ms: float) -> int:
+        """The last whole sample at or before `ms`."""
+        offset = int(ms * self.bytes_per_second / 1000)
+        return offset - offset % self.frame_bytes
+
+
+class Gatherer:
+    """Gathers frames of any size into chunks of one size that never split a sample."""
+
+    def __init__(self, chunk_bytes: int, frame_bytes: int) -> None:
+        self._chunk_bytes = chunk_bytes
+        self._frame_bytes = frame_bytes
+        self._pending = bytearray()
+
+    def __len__(self) -> int:
+        """Bytes that wait for more."""
+        return len(self._pending)
+
+    def add(self, audio: bytes) -> Iterator[bytes]:
+        """Yields what is full. Stopping early keeps the rest for the next call."""
+        self._pending += audio
+        while len(self._pending) >= self._chunk_bytes:
+            yield self._take(self._chunk_bytes)
+
+    def flush(self) -> bytes:
+        """Everything up to the last whole sample; part of a sample stays."""
+        return self._take(len(self._pending) - len(self._pending) % self._frame_bytes)
+
+    def _take(self, count: int) -> bytes:
+        chunk = bytes(self._pending[:count])
+        del self._pending[:count]
+        return chunk
+
+
+class ReplayBuffer:
+    """The audio that no final has covered yet, in chunks with their offsets."""
+
+    def __init__(self) -> None:
+        self._chunks: deque[tuple[int, bytes]] = deque()
+        self._size = 0
+
+    def __len__(self) -> int:
+        """Bytes held."""
+        return self._size
+
+    def append(self, offset: int, chunk: bytes) -> None:
+        self._chunks.append((offset, chunk))
+        self._size += len(chunk)
+
+    def settle(self, offset: int) -> None:
+        """Forget every byte before `offset`."""
+        while self._chunks and self._chunks[0][0] + len(self._chunks[0][1]) <= offset:
+            self._size -= len(self._chunks.popleft()[1])
+        if self._chunks and self._chunks[0][0] < offset:
+            start, chunk = self._chunks[0]
+            self._chunks[0] = (offset, chunk[offset - start :])
+            self._size -= offset - start
+
+    def replay(self) -> list[tuple[int, bytes]]:
+        """Everything held, oldest first, as (offset, chunk)."""
+        return list(self._chunks)
+
+
+class Pace:
+    """How fast audio may go upstream: `burst` seconds at once, then `speed` times real time (a token bucket)."""
+
+    def __init__(self, speed: float, burst: float) -> None:
+        self._speed = speed
+        self._burst = burst
+        self._due = 0.0
+        """When what was let through so far would have been sent at `speed`, on the caller's clock."""
+
+    def delay(self, now: float, seconds: float) -> float:
+        """Seconds to wait at `now` before the next `seconds` of audio, which are counted as sent."""
+        self._due = max(self._due, now - self._burst / self._speed) + seconds / self._speed
+        return max(0.0, self._due - now)

@@ -1,0 +1,67 @@
+"""What a recognizer says, on the session's clock: milliseconds and byte offsets from the first byte of the session."""
+
+from dataclasses import dataclass
+
+from app.core.errors import SessionError
+from app.core.protocol import Alternative, WordInfo
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Words for [start_ms, end_ms). A final one never changes; an interim replaces the interim before."""
+
+    text: str
+    start_ms: int
+    end_ms: int
+    is_final: bool
+    language_code: str
+    channel: int
+    stability: float = 0.0
+    alternatives: tuple[Alternative, ...] = ()
+    """Best first; `alternatives[0].text` is `text`. Empty for interims."""
+    words: tuple[WordInfo, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SpeechActivity:
+    """Speech began, or ended."""
+
+    active: bool
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ActivityTimeout:
+    """The voice-activity timeout that the client asked for has passed: the recognizer hears no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """Everything before `offset` (bytes) is final, or held no speech."""
+
+    offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class LegEnded:
+    """One upstream stream has said its last word and named its price."""
+
+    billed_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Throttled:
+    """The recognizer takes audio slower than it comes (`active`), or keeps up again."""
+
+    active: bool
+    queued_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """The recognizer cannot go on."""
+
+    error: SessionError
+
+
+Event = Result | SpeechActivity | ActivityTimeout | Settled | LegEnded | Throttled | Failed

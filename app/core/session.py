@@ -1,0 +1,335 @@
+"""The life of one session: what may happen next, what has happened, and what is due to the client.
+
+Two small machines that do not know each other. The *phase* says which messages are taken (table TAKEN). The *link* is
+the place of one socket in the session: a cursor into the history and the replies to what it said; a session outlives
+its links. No clock and no I/O: time comes as an argument, in seconds of any monotonic clock.
+"""
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+from msgspec import UNSET, Struct
+
+from app.core.audio import AudioFormat
+from app.core.errors import SessionError
+from app.core.history import History
+from app.core.protocol import (
+    MAX_FRAME_BYTES,
+    Ack,
+    AudioMessage,
+    Final,
+    Finalize,
+    Finalized,
+    Gap,
+    GapEvent,
+    Interim,
+    Limits,
+    SessionConfig,
+    SpeechEnded,
+    SpeechStarted,
+    Started,
+    Stopped,
+    Throttle,
+    WarningMessage,
+    error_message,
+    serialize,
+)
+from app.core.recognition import (
+    ActivityTimeout,
+    Event,
+    Failed,
+    LegEnded,
+    Result,
+    Settled,
+    SpeechActivity,
+    Throttled,
+)
+
+# protocol.md, "Timers": the client hears of a timer before it ends.
+IDLE_WARNING = 0.75
+"""Part of the idle timeout after which the client is warned."""
+SESSION_LIMIT_WARNING_SECONDS = 60.0
+
+
+class Phase(Enum):
+    LISTENING = auto()
+    CLOSING = auto()
+    """The gateway ends the session (its time is over, a timeout asked for): what the client says is ignored."""
+    STOPPING = auto()
+    """The client said `stop`: the last finals are awaited."""
+    ENDED = auto()
+
+
+class Take(Enum):
+    YES = auto()
+    IGNORE = auto()
+
+
+TAKEN: dict[tuple[Phase, str], Take] = {
+    (Phase.LISTENING, "audio"): Take.YES,
+    (Phase.LISTENING, "gap"): Take.YES,
+    (Phase.LISTENING, "finalize"): Take.YES,
+    (Phase.LISTENING, "keepalive"): Take.YES,
+    (Phase.LISTENING, "stop"): Take.YES,
+    (Phase.STOPPING, "keepalive"): Take.YES,
+    **{(Phase.CLOSING, kind): Take.IGNORE for kind in ("audio", "gap", "finalize", "keepalive", "stop")},
+    **{(Phase.ENDED, kind): Take.IGNORE for kind in ("audio", "gap", "finalize", "keepalive", "stop")},
+}
+"""What a client may say in which phase; what is missing here is `bad_order`."""
+
+
+@dataclass(slots=True)
+class Timers:
+    """In seconds."""
+
+    idle: float
+    max_session: float
+
+
+@dataclass(slots=True)
+class Link:
+    """The place of one socket in a session."""
+
+    cursor: int = 0
+    """The last durable event that was handed to this socket."""
+    replies: list[str] = field(default_factory=list)
+    acked: tuple[int, int] = (0, 0)
+    ack_due: bool = False
+
+    def say(self, message: Struct) -> None:
+        self.replies.append(serialize(message))
+
+
+class Session:
+    """One transcription. Methods that take a client's message raise SessionError when it may not come now."""
+
+    def __init__(
+        self, session_id: str, config: SessionConfig, *, timers: Timers, window_bytes: int, now: float
+    ) -> None:
+        self.id = session_id
+        self.config = config
+        self.format = AudioFormat.of(config.audio)
+        self.phase = Phase.LISTENING
+        self.history = History()
+        self.received = 0
+        """Bytes of the client's stream, gaps included."""
+        self.settled = 0
+        """Bytes that the client may forget."""
+        self.finals = 0
+        self.gap_bytes = 0
+        self.legs = 0
+        self.billed_ms = 0
+        self.error: SessionError | None = None
+        self.link = Link()
+        self._timers = timers
+        self._window_bytes = window_bytes
+        self._opened_at = now
+        self._heard_at = now
+        self._warned: set[str] = set()
+        self._finalize_marks: list[tuple[int, Finalize]] = []
+        self._interims: dict[int, Interim] = {}
+        """The newest interim of each channel that was not sent yet."""
+
+    @property
+    def ended(self) -> bool:
+        """Nothing more will be due."""
+        return self.phase is Phase.ENDED or self.error is not None
+
+    def started(self, resume_token: str, resume_window_ms: int) -> None:
+        limits = Limits(
+            max_frame_bytes=MAX_FRAME_BYTES,
+            window_bytes=self._window_bytes,
+            idle_timeout_ms=round(self._timers.idle * 1000),
+            max_session_ms=round(self._timers.max_session * 1000),
+        )
+        self.link.say(Started(self.id, resume_token, resume_window_ms, self.config, limits))
+
+    # What the client says ---------------------------------------------------------------------
+
+    def heard_from_client(self, now: float) -> None:
+        """Any frame resets the idle timer."""
+        self._heard_at = now
+        self._warned.discard("idle")
+
+    def takes(self, kind: str) -> bool:
+        """Whether a message of this kind counts now. Raises SessionError `bad_order` where it must not come."""
+        take = TAKEN.get((self.phase, kind))
+        if take is None:
+            raise SessionError("bad_order", f"`{kind}` may not come while the session is {self.phase.name.lower()}")
+        return take is Take.YES
+
+    def receive_audio(self, audio: bytes) -> bytes:
+        """A binary frame. Returns what of it counts."""
+        if not self.takes("audio"):
+            return b""
+        if len(audio) > MAX_FRAME_BYTES:
+            raise SessionError(
+                "frame_too_large", f"an audio frame of {len(audio)} bytes is over the limit of {MAX_FRAME_BYTES}"
+            )
+        self.received += len(audio)
+        return audio
+
+    def receive_audio_message(self, message: AudioMessage) -> bytes:
+        """Base64 audio: what was received already is trimmed. Returns what of it counts."""
+        offset = self.received if message.offset is None else message.offset
+        if offset > self.received:
+            raise SessionError(
+                "audio_hole",
+                f"offset {offset} leaves a hole: the next byte expected is {self.received}",
+                param="offset",
+            )
+        return self.receive_audio(message.content[self.received - offset :])
+
+    def receive_gap(self, gap: Gap) -> bool:
+        """The client skipped audio. Returns whether it counts."""
+        if not self.takes("gap"):
+            return False
+        start_ms, end_ms = self.format.ms(self.received), self.format.ms(self.received + gap.bytes)
+        self.received += gap.bytes
+        self.gap_bytes += gap.bytes
+        self.history.append(lambda event: GapEvent(event, start_ms, end_ms, gap.reason))
+        return True
+
+    def finalize(self, message: Finalize) -> bool:
+        """Asks for `finalized` once everything received so far is settled. Returns whether it counts."""
+        if not self.takes("finalize"):
+            return False
+        self._finalize_marks.append((self.received, message))
+        return True
+
+    def stop(self) -> bool:
+        """No more audio. Returns whether it counts."""
+        if not self.takes("stop"):
+            return False
+        self.phase = Phase.STOPPING
+        return True
+
+    # What the recognizer says -----------------------------------------------------------------
+
+    def receive(self, event: Event) -> None:
+        match event:
+            case Result():
+                self._receive_result(event)
+            case Settled(offset):
+                self._settle(offset)
+            case SpeechActivity(active, at_ms):
+                if self.config.enable_voice_activity_events:
+                    self.link.say(SpeechStarted(at_ms) if active else SpeechEnded(at_ms))
+            case Throttled(active, queued_ms):
+                self.link.say(Throttle("on" if active else "off", queued_ms))
+            case LegEnded(billed_ms):
+                self.legs += 1
+                self.billed_ms += billed_ms
+            case ActivityTimeout():
+                self.close()
+            case Failed(error):
+                self.fail(error)
+
+    def _receive_result(self, result: Result) -> None:
+        if result.is_final:
+            self._interims.pop(result.channel, None)
+            if result.text:
+                self.finals += 1
+                self.history.append(lambda event: self._final(event, result))
+        elif self.config.interim_results:
+            self._interims[result.channel] = Interim(
+                text=result.text,
+                start_ms=result.start_ms,
+                end_ms=result.end_ms,
+                stability=result.stability,
+                language_code=result.language_code,
+                channel=result.channel,
+            )
+
+    def _final(self, event: int, result: Result) -> Final:
+        wanted = self.config
+        return Final(
+            event=event,
+            text=result.text,
+            start_ms=result.start_ms,
+            end_ms=result.end_ms,
+            confidence=result.alternatives[0].confidence if result.alternatives else 0.0,
+            language_code=result.language_code,
+            channel=result.channel,
+            alternatives=list(result.alternatives) if wanted.max_alternatives > 1 else UNSET,
+            words=list(result.words) if result.words else UNSET,
+        )
+
+    def _settle(self, offset: int) -> None:
+        if offset > self.settled:
+            self.settled = offset
+            self.link.ack_due = True
+        while self._finalize_marks and self._finalize_marks[0][0] <= self.settled:
+            self._append_finalized(*self._finalize_marks.pop(0))
+        if self.phase in {Phase.STOPPING, Phase.CLOSING} and self.settled >= self.received:
+            self._end()
+
+    def _append_finalized(self, offset: int, message: Finalize) -> None:
+        self.history.append(lambda event: Finalized(event, message.id, self.format.ms(offset)))
+
+    def _end(self) -> None:
+        self.phase = Phase.ENDED
+        self.history.append(
+            lambda event: Stopped(
+                event=event,
+                audio_ms=self.format.ms(self.received - self.gap_bytes),
+                billed_ms=self.billed_ms,
+                finals=self.finals,
+                gap_ms=self.format.ms(self.gap_bytes),
+                upstream_streams=self.legs,
+                resumes=0,
+            )
+        )
+
+    # What time says ---------------------------------------------------------------------------
+
+    def tick(self, now: float) -> None:
+        """At least every second. Raises SessionError when the client was silent for too long."""
+        if self.received > self.link.acked[0]:
+            self.link.ack_due = True
+        idle_for = now - self._heard_at
+        if idle_for >= self._timers.idle:
+            raise SessionError("idle_timeout", f"no frame for {self._timers.idle:g} s, the limit")
+        if idle_for >= self._timers.idle * IDLE_WARNING:
+            self._warn("idle", "no frame for some time: send audio or `keepalive`", self._timers.idle - idle_for)
+        left = self._timers.max_session - (now - self._opened_at)
+        if left <= SESSION_LIMIT_WARNING_SECONDS:
+            self._warn("session_limit", "the session reaches its longest time: the gateway will stop it", left)
+
+    def over(self, now: float) -> bool:
+        """Whether the session has reached its longest time and should be closed."""
+        return self.phase is Phase.LISTENING and now - self._opened_at >= self._timers.max_session
+
+    def close(self) -> None:
+        """The gateway ends the session: what was said so far becomes final, then comes `stopped`."""
+        if self.phase is Phase.LISTENING:
+            self.phase = Phase.CLOSING
+
+    def fail(self, error: SessionError) -> None:
+        """The first failure is the one that the client is told."""
+        if not self.ended:
+            self.error = error
+
+    def _warn(self, code: str, message: str, left: float) -> None:
+        if code not in self._warned:
+            self._warned.add(code)
+            self.link.say(WarningMessage(code, message, max(0, round(left * 1000))))
+
+    # What is due ------------------------------------------------------------------------------
+
+    def due(self) -> list[str]:
+        """Everything that the link should be sent now, in order: replies, events, newest interims, ack, error."""
+        link = self.link
+        messages = link.replies
+        link.replies = []
+        messages += self.history.after(link.cursor)
+        link.cursor = self.history.last
+        messages += [serialize(interim) for interim in self._interims.values()]
+        self._interims.clear()
+        if link.ack_due and self.phase is not Phase.ENDED and (self.received, self.settled) != link.acked:
+            link.acked = (self.received, self.settled)
+            messages.append(serialize(Ack(self.received, self.settled, self._window_bytes)))
+        link.ack_due = False
+        if self.error:
+            messages.append(serialize(error_message(self.error, self.id)))
+        return messages
