@@ -1,0 +1,158 @@
+"""One StreamingRecognize call, of either version.
+
+Whatever happens to a call (a message read, an event recognized, a limit passed) comes through one inbox, and one task
+answers it: nothing is answered out of order, and there is one place where a response leaves and one where a call ends.
+"""
+
+import asyncio
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from itertools import count
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from app.emulator import wire
+from app.emulator.calls import Dialect, Refused, Terms
+from app.emulator.options import Options
+from app.emulator.pool import Done, Lost, Pool, Recognition
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Any, "grpc.aio.ServicerContext[Any, Any]"], Awaitable[None]]
+UNAVAILABLE = Refused(grpc.StatusCode.UNAVAILABLE, "The service is currently unavailable.")
+_request_ids = count(1)
+
+
+class HalfClosed:
+    """The client sends nothing more."""
+
+
+Inbox = asyncio.Queue[wire.Event | Done | Lost | Refused | HalfClosed]
+
+
+def handler(dialect: Dialect, pool: Pool, options: Options) -> grpc.GenericRpcHandler:
+    """The method of one version's service, for a server."""
+
+    async def streaming_recognize(_: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+        await Call(dialect, pool, options, context).run()
+
+    method = grpc.stream_stream_rpc_method_handler(
+        streaming_recognize,
+        request_deserializer=dialect.request.FromString,
+        response_serializer=dialect.response.SerializeToString,
+    )
+    return grpc.method_handlers_generic_handler(dialect.service, {"StreamingRecognize": method})
+
+
+class Call:
+    """From the config to the status."""
+
+    def __init__(
+        self, dialect: Dialect, pool: Pool, options: Options, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> None:
+        self._dialect = dialect
+        self._pool = pool
+        self._options = options
+        self._context = context
+        self._inbox: Inbox = asyncio.Queue()
+        self._request_id = next(_request_ids)
+        self._terms: Terms | None = None
+        self._recognition: Recognition | None = None
+        self._bytes = 0
+        self._finals = 0
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        limit = self._options.stream_limit
+        timer = loop.call_later(limit, self._inbox.put_nowait, self._dialect.too_long(limit))
+        reader = asyncio.create_task(self._read())
+        refusal = None
+        try:
+            await self._answer()
+        except Refused as refused:
+            refusal = refused
+        finally:
+            timer.cancel()
+            reader.cancel()
+            await asyncio.wait([reader])  # grpc wants no reader parked when the call ends
+            if self._recognition:
+                self._recognition.close()
+        log.info(
+            "stream %d closed: %d bytes, %d finals, %s", self._request_id, self._bytes, self._finals, refusal or "OK"
+        )
+        if refusal:
+            await self._context.abort(refusal.code, refusal.text)
+
+    async def _read(self) -> None:
+        """Messages to the worker, as fast as it recognizes: what is not read pushes back on the client."""
+        try:
+            self._terms = self._dialect.read_terms(await self._next_message(), self._options.languages)
+            self._recognition = self._pool.open(self._terms.recognition, self._inbox.put_nowait)
+            while True:
+                audio = self._dialect.read_audio(await self._next_message())
+                self._bytes += len(audio)
+                await self._recognition.send(audio)
+        except EOFError:
+            self._inbox.put_nowait(HalfClosed())
+        except Refused as refused:
+            self._inbox.put_nowait(refused)
+
+    async def _next_message(self) -> Any:
+        """Only the time spent waiting for the client counts as idle."""
+        loop = asyncio.get_running_loop()
+        idle = loop.call_later(self._options.idle_limit, self._inbox.put_nowait, self._dialect.idle())
+        try:
+            message = await self._context.read()
+        finally:
+            idle.cancel()
+        if message is grpc.aio.EOF:
+            raise EOFError
+        return message
+
+    async def _answer(self) -> None:
+        """Until everything is said and the client has half-closed, or the server closes by itself. Raises Refused."""
+        half_closed = done = False
+        while not (done and half_closed):
+            match await self._inbox.get():
+                case Refused() as refused:
+                    raise refused
+                case Lost():
+                    raise UNAVAILABLE
+                case HalfClosed():
+                    half_closed = True
+                    if self._terms is None or self._recognition is None:
+                        return
+                    self._recognition.end()
+                case Done():
+                    done = True
+                case event:
+                    await self._say(event)
+                    if isinstance(event, (wire.SilenceTooLong, wire.UtteranceOver)):
+                        half_closed = self._finish_early() or half_closed
+        await self._context.write(self._dialect.last_response(self._billed_seconds(), self._request_id))
+
+    def _finish_early(self) -> bool:
+        """Nothing more is recognized. Whether the call ends without waiting for the client."""
+        assert self._terms  # noqa: S101 - events come after the config
+        assert self._recognition  # noqa: S101
+        if self._terms.closes_itself:
+            self._recognition.end()
+        return self._terms.closes_itself
+
+    async def _say(self, event: wire.Event) -> None:
+        assert self._terms  # noqa: S101 - events come after the config
+        first = self._finals == 0
+        self._finals += isinstance(event, wire.Final)
+        response = self._dialect.response_for(event, self._terms, first=first, request_id=self._request_id)
+        if response is not None:
+            await self._context.write(response)
+
+    def _billed_seconds(self) -> int:
+        """Every second begun."""
+        assert self._terms  # noqa: S101 - asked at the end
+        recognition = self._terms.recognition
+        width = 2 if recognition.encoding == "LINEAR16" else 1
+        return math.ceil(self._bytes / width / recognition.rate)
