@@ -102,15 +102,15 @@ class ReplayBuffer:
 
 
 class Pace:
-    """How fast audio may go upstream: `burst` seconds at once, then `speed` times real time (a token bucket)."""
+    """A token bucket: `burst` bytes at once, then `rate` bytes a second. The caller brings the clock."""
 
-    def __init__(self, speed: float, burst: float) -> None:
-        self._speed = speed
-        self._burst = burst
-        self._due = 0.0
-        """When what was let through so far would have been sent at `speed`, on the caller's clock."""
+    def __init__(self, rate: float, burst: float) -> None:
+        self._rate = rate
+        self._burst_seconds = burst / rate
+        self._due = float("-inf")
+        """When what was let through so far would have gone out at `rate`."""
 
-    def delay(self, now: float, seconds: float) -> float:
-        """Seconds to wait at `now` before the next `seconds` of audio, which are counted as sent."""
-        self._due = max(self._due, now - self._burst / self._speed) + seconds / self._speed
+    def delay(self, now: float, count: int) -> float:
+        """Seconds to wait at `now` before the next `count` bytes, which are counted as sent."""
+        self._due = max(self._due, now - self._burst_seconds) + count / self._rate
         return max(0.0, self._due - now)

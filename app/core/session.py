@@ -104,7 +104,7 @@ class Session:
     """One transcription. Methods that take a client's message raise SessionError when it may not come now."""
 
     def __init__(
-        self, session_id: str, config: SessionConfig, *, timers: Timers, window_bytes: int, now: float
+        self, session_id: str, config: SessionConfig, *, timers: Timers, window_seconds: float, now: float
     ) -> None:
         self.id = session_id
         self.config = config
@@ -122,7 +122,7 @@ class Session:
         self.error: SessionError | None = None
         self.link = Link()
         self._timers = timers
-        self._window_bytes = window_bytes
+        self._window_bytes = self.format.offset(window_seconds * 1000)
         self._opened_at = now
         self._heard_at = now
         self._warned: set[str] = set()

@@ -1,0 +1,49 @@
+"""Runs the gateway: `python -m app`, or `transcribe serve`."""
+
+import sys
+
+from app.api.server import listen, server
+from app.settings import Settings, SettingsError, load_settings
+
+
+def main() -> None:
+    """Until SIGTERM or Ctrl-C. A wrong setting stops the start with one clear line and exit status 2."""
+    try:
+        settings = load_settings()
+        run(settings)
+    except SettingsError as error:
+        sys.exit(_complain(str(error)))
+    except OSError as error:
+        sys.exit(_complain(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}"))
+
+
+def run(settings: Settings) -> None:
+    from app.main import create_app  # noqa: PLC0415 - a wrong setting is told before seconds of imports
+
+    app = create_app(settings)
+    listener = listen(settings.host, settings.port)
+    _greet(settings, listener.getsockname()[1])
+    server(
+        app,
+        ping_interval=settings.ping_interval_seconds,
+        ping_timeout=settings.ping_timeout_seconds,
+        trusted_proxies=settings.trusted_proxies,
+        log_level=settings.log_level,
+    ).run(sockets=[listener])
+
+
+def _greet(settings: Settings, port: int) -> None:
+    host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
+    print(f"captions gateway: http://{host}:{port}  (upstream: {settings.upstream}, API {settings.speech_api})")
+    print(f"  in a browser:            http://{host}:{port}")
+    print(f"  in a second terminal:    .venv/bin/transcribe sample --url ws://{host}:{port}/ws/transcribe")
+    print("  Ctrl-C stops it", flush=True)
+
+
+def _complain(message: str) -> int:
+    print(f"captions gateway: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    main()

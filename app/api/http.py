@@ -1,0 +1,118 @@
+"""The REST routes: is it alive, can it serve, how is it set up, and the page."""
+
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from fastapi import APIRouter, HTTPException, Request, Response
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from app.hub import Hub
+
+_WEB = Path(__file__).parent.parent / "web"
+_MEDIA_TYPES = {".html": "text/html", ".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
+CSP = (
+    "default-src 'none'; script-src 'self'; worker-src 'self'; style-src 'self'; img-src 'self' data:; "
+    "media-src 'self' blob:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+PAGE_HEADERS = {
+    "Content-Security-Policy": CSP,
+    "Permissions-Policy": "microphone=(self)",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+UpstreamAnswers = Callable[[], Awaitable[bool]]
+router = APIRouter()
+
+
+class Health(BaseModel):
+    status: str = Field(description="`ok`: the event loop turns")
+
+
+class Readiness(BaseModel):
+    ready: bool
+    reason: str = Field(description="`ok`, or why no session can be served now")
+    sessions: int
+
+
+class PublicConfig(BaseModel):
+    """What a client may want to know before it connects. Nothing here is secret."""
+
+    protocol: str
+    speech_api: str
+    upstream: str
+    model: str
+    models: list[str]
+    language_codes: list[str]
+    encodings: list[str]
+    sample_rate_hertz: dict[str, int]
+    sample_recording: bool = Field(description="Whether `/sample.wav` is there")
+    limits: dict[str, float]
+    timers: dict[str, float]
+
+
+@router.get("/healthz")
+async def healthz() -> Health:
+    """Alive: the process answers. Looks at nothing else."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", responses={503: {"model": Readiness}})
+async def readyz(request: Request, response: Response) -> Readiness:
+    """Whether a session could be served now; 503 with the reason when not."""
+    hub: Hub = request.app.state.hub
+    answers: UpstreamAnswers = request.app.state.upstream_answers
+    reason = "ok"
+    if hub.closing:
+        reason = "draining: the gateway is shutting down"
+    elif hub.full:
+        reason = f"full: {hub.sessions} sessions are open"
+    elif not await answers():
+        reason = "upstream: Speech-to-Text does not answer"
+    if reason != "ok":
+        response.status_code = 503
+    return Readiness(ready=reason == "ok", reason=reason, sessions=hub.sessions)
+
+
+@router.get("/config")
+async def config(request: Request) -> PublicConfig:
+    """The effective public settings."""
+    public: PublicConfig = request.app.state.public_config
+    return public
+
+
+@router.get("/sample.wav", responses={404: {"description": "The emulator's packages are not installed"}})
+async def sample(request: Request) -> Response:
+    """A recording to try the gateway with: 44 s of English."""
+    recording: bytes | None = request.app.state.sample_recording
+    if recording is None:
+        raise HTTPException(404, "no sample recording: it comes with the `emulator` extra")
+    return Response(recording, media_type="audio/wav")
+
+
+@router.get("/", include_in_schema=False)
+async def page(request: Request) -> Response:
+    return await page_file(request, "index.html")
+
+
+@router.get("/web/{name}", include_in_schema=False)
+async def page_file(request: Request, name: str) -> Response:
+    content = request.app.state.page_files.get(name)
+    if content is None:
+        raise HTTPException(404, f"there is no file {name[:64]!r}")
+    return Response(content, media_type=_MEDIA_TYPES[Path(name).suffix], headers=PAGE_HEADERS)
+
+
+def load_page() -> dict[str, bytes]:
+    """The page's files, read once: a file read per request would need a thread."""
+    return {path.name: path.read_bytes() for path in _WEB.iterdir() if path.suffix in _MEDIA_TYPES}
+
+
+async def on_http_error(_: Request, error: Exception) -> JSONResponse:
+    """Every HTTP error has the shape of the protocol's `error` message."""
+    assert isinstance(error, StarletteHTTPException)
+    body = {"code": f"http_{error.status_code}", "message": str(error.detail), "retryable": error.status_code >= 500}
+    return JSONResponse({"error": body}, error.status_code, error.headers)

@@ -1,0 +1,75 @@
+"""The WebSocket endpoint: FastAPI ends here. A refusal before the upgrade is a real HTTP status, except for browsers,
+which cannot read one: they are accepted, told and closed.
+"""
+
+import msgspec
+from fastapi import APIRouter, WebSocket
+from fastapi.responses import JSONResponse
+from starlette.websockets import WebSocketDisconnect
+
+from app.core.errors import SessionError
+from app.core.protocol import SUBPROTOCOL, error_message
+from app.hub import Hub, refuse
+from app.relay import Disconnected
+
+router = APIRouter()
+
+
+class FastApiSocket:
+    """A relay.Socket over an accepted FastAPI WebSocket."""
+
+    def __init__(self, websocket: WebSocket) -> None:
+        self._websocket = websocket
+        self._abort = websocket.scope["extensions"].get("gateway.abort")
+
+    async def receive(self) -> str | bytes:
+        message = await self._websocket.receive()
+        if message["type"] == "websocket.disconnect":
+            raise Disconnected
+        data = message.get("bytes")
+        return data if data is not None else message["text"]
+
+    async def send(self, text: str) -> None:
+        try:
+            await self._websocket.send_text(text)
+        except (WebSocketDisconnect, RuntimeError) as error:  # RuntimeError: the socket was closed meanwhile
+            raise Disconnected from error
+
+    async def close(self, code: int, reason: str) -> None:
+        try:
+            await self._websocket.close(code, reason)
+        except (WebSocketDisconnect, RuntimeError) as error:
+            raise Disconnected from error
+
+    def abort(self) -> None:
+        if self._abort is not None:
+            self._abort()
+
+
+@router.websocket("/ws/transcribe")
+async def transcribe(websocket: WebSocket) -> None:
+    """The protocol `stt.v1`: see docs/protocol.md."""
+    hub: Hub = websocket.app.state.hub
+    try:
+        hub.admit()
+    except SessionError as error:
+        await _refuse_upgrade(websocket, error)
+        return
+    await websocket.accept(subprotocol=_subprotocol(websocket))
+    await hub.serve(FastApiSocket(websocket))
+
+
+def _subprotocol(websocket: WebSocket) -> str | None:
+    return SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None
+
+
+async def _refuse_upgrade(websocket: WebSocket, error: SessionError) -> None:
+    if "origin" in websocket.headers:
+        await websocket.accept(subprotocol=_subprotocol(websocket))
+        await refuse(FastApiSocket(websocket), error)
+        return
+    headers = {}
+    if error.retry_after_ms is not None:
+        headers["Retry-After"] = str(-(-error.retry_after_ms // 1000))
+    body = {"error": msgspec.to_builtins(error_message(error))}
+    await websocket.send_denial_response(JSONResponse(body, error.refusal.http_status, headers))

@@ -1,0 +1,189 @@
+"""Puts everything together. Knows everybody; nobody knows it.
+
+Settings -> Dialect (v1 or v2) + Pool (channels) -> GoogleRecognizer for each session -> Hub -> FastAPI
+"""
+
+import importlib.util
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import grpc
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+
+from app import __doc__ as description
+from app.api import http, ws
+from app.core.errors import invalid
+from app.core.protocol import MAX_FRAME_BYTES, SUBPROTOCOL
+from app.core.recognition import Event
+from app.core.session import Session
+from app.embedded import EmbeddedEmulator
+from app.emulator.models import sample_recording
+from app.hub import Hub, HubLimits
+from app.relay import Recognize, Recognizer
+from app.settings import Settings, SettingsError
+from app.speech import languages
+from app.speech.credentials import GoogleAccess, NoCredentials, google_access
+from app.speech.dialect import Dialect
+from app.speech.google import GoogleRecognizer, LegLimits
+from app.speech.pool import CHANNEL_OPTIONS, Pool
+
+READY_SECONDS = 1.0
+"""How long /readyz waits for the upstream to answer."""
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Everything but the sockets. Raises SettingsError when the settings cannot work together."""
+    access = _google_access(settings) if settings.upstream == "google" else None
+    _check_emulator(settings)
+    dialect = _dialect(settings, access)
+    codes = _language_codes(settings)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            pool = Pool(
+                await _connector(settings, access, stack),
+                dialect.client,
+                streams_per_channel=settings.streams_per_channel,
+            )
+            stack.push_async_callback(pool.close)
+            await pool.answers(READY_SECONDS)
+            app.state.upstream_answers = lambda: pool.answers(READY_SECONDS)
+            app.state.hub = await stack.enter_async_context(
+                Hub(_recognize(settings, dialect, pool, codes), _hub_limits(settings))
+            )
+            yield
+
+    app = FastAPI(title="Captions gateway", description=description or "", version="0.1.0", lifespan=lifespan)
+    app.include_router(http.router)
+    app.include_router(ws.router)
+    app.add_exception_handler(HTTPException, http.on_http_error)
+    recording = sample_recording()
+    app.state.sample_recording = recording.read_bytes() if recording else None
+    app.state.page_files = http.load_page()
+    app.state.public_config = _public_config(settings, dialect, codes, has_sample=recording is not None)
+    return app
+
+
+def _google_access(settings: Settings) -> GoogleAccess:
+    try:
+        return google_access(settings.google_credentials_file)
+    except NoCredentials as error:
+        raise SettingsError(str(error)) from error
+
+
+def _check_emulator(settings: Settings) -> None:
+    missing = [name for name in ("onnxruntime", "moonshine_voice", "soxr") if not importlib.util.find_spec(name)]
+    if settings.upstream == "emulator" and missing:
+        raise SettingsError(
+            f"GATEWAY_UPSTREAM=emulator needs the optional packages of the extra `emulator` (missing: "
+            f"{', '.join(missing)}): pip install 'captions-gateway[emulator]', or set GATEWAY_UPSTREAM=google"
+        )
+
+
+def _dialect(settings: Settings, access: GoogleAccess | None) -> Dialect:
+    """Imports only the version in use: each takes a second."""
+    if settings.speech_api == "v1":
+        from app.speech.v1 import SpeechV1  # noqa: PLC0415
+
+        dialect: Dialect = SpeechV1(model=settings.model, activity_events=settings.voice_activity_events)
+    else:
+        from app.speech.v2 import SpeechV2  # noqa: PLC0415
+
+        project = settings.google_project or (access.project if access else "local")
+        if project is None:
+            raise SettingsError("GATEWAY_GOOGLE_PROJECT: is missing, and the credentials name no project")
+        dialect = SpeechV2(
+            project=project,
+            location=settings.google_location,
+            model=settings.model,
+            activity_events=settings.voice_activity_events,
+        )
+    if settings.model is not None and settings.model not in dialect.models:
+        raise SettingsError(f"GATEWAY_MODEL: {settings.model!r} is none of {', '.join(dialect.models)}")
+    return dialect
+
+
+async def _connector(
+    settings: Settings, access: GoogleAccess | None, stack: AsyncExitStack
+) -> Callable[[], grpc.aio.Channel]:
+    """What opens a channel to the upstream; starts the emulator where it is embedded."""
+    if access is not None:
+        return lambda: access.connect(settings.google_location, CHANNEL_OPTIONS)
+    address = settings.grpc_address
+    if address is None:
+        emulator = EmbeddedEmulator(settings.emulator_workers)
+        stack.push_async_callback(emulator.stop)
+        address = await emulator.start()
+    return lambda: grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+
+
+def _recognize(settings: Settings, dialect: Dialect, pool: Pool, codes: tuple[str, ...]) -> Recognize:
+    limits = LegLimits(
+        chunk_ms=settings.chunk_ms,
+        queue=settings.queue_seconds,
+        replay=settings.replay_seconds,
+        speed=settings.upstream_speed,
+        idle=settings.leg_idle_seconds,
+        quiet=settings.leg_quiet_seconds,
+        utterance=settings.max_utterance_seconds,
+        soft=settings.leg_soft_limit_seconds,
+        hard=settings.leg_hard_limit_seconds,
+    )
+
+    def recognize(session: Session, listen: Callable[[Event], None]) -> Recognizer:
+        for index, code in enumerate(session.config.language_codes):
+            if code not in codes:
+                raise invalid(f"language_codes[{index}]", code, f"one of {', '.join(codes)}")
+        dialect.check(session.config)
+        return GoogleRecognizer(session.config, dialect=dialect, acquire=pool.acquire, limits=limits, listen=listen)
+
+    return recognize
+
+
+def _language_codes(settings: Settings) -> tuple[str, ...]:
+    if settings.language_codes:
+        return settings.language_codes
+    return languages.EMULATOR if settings.upstream == "emulator" else languages.GOOGLE
+
+
+def _hub_limits(settings: Settings) -> HubLimits:
+    return HubLimits(
+        max_sessions=settings.max_sessions,
+        start=settings.start_timeout_seconds,
+        idle=settings.idle_timeout_seconds,
+        max_session=settings.max_session_seconds,
+        send=settings.send_timeout_seconds,
+        window=settings.replay_seconds,
+    )
+
+
+def _public_config(
+    settings: Settings, dialect: Dialect, codes: tuple[str, ...], *, has_sample: bool
+) -> http.PublicConfig:
+    return http.PublicConfig(
+        protocol=SUBPROTOCOL,
+        speech_api=settings.speech_api,
+        upstream=settings.upstream.partition(":")[0],
+        model=settings.model or dialect.default_model,
+        models=list(dialect.models),
+        language_codes=list(codes),
+        encodings=["LINEAR16", "MULAW", "ALAW"],
+        sample_rate_hertz={"min": 8000, "max": 48000},
+        sample_recording=has_sample,
+        limits={
+            "max_frame_bytes": MAX_FRAME_BYTES,
+            "max_sessions": settings.max_sessions,
+            "window_seconds": settings.replay_seconds,
+            "max_session_seconds": settings.max_session_seconds,
+        },
+        timers={
+            "start_timeout_seconds": settings.start_timeout_seconds,
+            "idle_timeout_seconds": settings.idle_timeout_seconds,
+            "send_timeout_seconds": settings.send_timeout_seconds,
+            "ping_interval_seconds": settings.ping_interval_seconds,
+            "ping_timeout_seconds": settings.ping_timeout_seconds,
+            "resume_window_seconds": 0,
+        },
+    )

@@ -1,0 +1,142 @@
+"""Every setting, and the only reader of the environment. Prefix `GATEWAY_`; a file `.env` is read too.
+
+`.env.example` lists them all; a test compares the two. A setting's description is what `.env.example` says about it.
+"""
+
+import difflib
+import os
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "GATEWAY_"
+_GRPC = re.compile(r"^grpc://[^/\s:]+:\d{1,5}$")
+
+
+class SettingsError(Exception):
+    """A setting cannot be taken: one line for each, with the value and what is allowed."""
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+    )
+
+    host: str = Field("127.0.0.1", description="Address to listen on. 0.0.0.0 for every interface.")
+    port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    trusted_proxies: str = Field(
+        "127.0.0.1", description="Proxies (addresses or networks, comma-separated) whose X-Forwarded-For is believed."
+    )
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged.")
+
+    upstream: str = Field(
+        "emulator",
+        description="emulator (a local Speech-to-Text in child processes), google, or grpc://HOST:PORT in plaintext.",
+    )
+    speech_api: Literal["v1", "v2"] = Field("v2", description="Version of the Speech-to-Text API: v2 or v1.")
+    google_project: str | None = Field(None, description="Google Cloud project; default: the one of the credentials.")
+    google_location: str = Field(
+        "global",
+        pattern=r"^[a-z0-9-]+$",
+        description="Region of recognizer and endpoint: global, us, eu, us-central1...",
+    )
+    google_credentials_file: Path | None = Field(
+        None, description="Key file of a service account; default: application default credentials."
+    )
+    model: str | None = Field(
+        None, description="Model of sessions that name none; default: long (v2), latest_long (v1)."
+    )
+    language_codes: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Languages that sessions may ask for, comma-separated; default: all that the upstream has."
+    )
+    voice_activity_events: bool = Field(
+        True,
+        description="Always ask the upstream for voice activity: finals get their true start. Off for models without.",
+    )
+    emulator_workers: int = Field(0, ge=0, le=64, description="Child processes of the emulator; 0: one for each core.")
+
+    max_sessions: int = Field(200, ge=1, description="Sessions at the same time; more are refused with 503.")
+    start_timeout_seconds: float = Field(10, gt=0, description="Time for the first message.")
+    idle_timeout_seconds: float = Field(60, gt=0, description="A session without any frame for so long is closed 4408.")
+    max_session_seconds: float = Field(14_400, gt=0, description="Longest session; then it is stopped in good order.")
+    send_timeout_seconds: float = Field(10, gt=0, description="A client that reads nothing for so long is closed 4408.")
+    ping_interval_seconds: float = Field(10, gt=0, description="Interval of WebSocket pings.")
+    ping_timeout_seconds: float = Field(
+        10, gt=0, description="After a ping, a client without any byte for so long is dead."
+    )
+
+    chunk_ms: int = Field(100, ge=10, le=250, description="Small frames are gathered to so many milliseconds of audio.")
+    queue_seconds: float = Field(
+        2, ge=0.5, le=30, description="Audio that waits to go upstream before the client has to."
+    )
+    replay_seconds: float = Field(
+        120, ge=10, description="Audio kept until its text is final: the bound on memory for each session."
+    )
+    upstream_speed: float = Field(
+        2, ge=1, description="Fastest pace of audio upstream, in times real time (Google refuses bursts)."
+    )
+    leg_idle_seconds: float = Field(4, gt=0, description="Without audio for so long an upstream stream is ended.")
+    leg_quiet_seconds: float = Field(
+        30, gt=0, description="Silence after which the stream is changed, which settles it."
+    )
+    leg_soft_limit_seconds: float = Field(240, gt=0, description="Age at which a stream is changed at the next pause.")
+    leg_hard_limit_seconds: float = Field(
+        285, gt=0, description="Age at which it is changed in any case (Google: 300)."
+    )
+    max_utterance_seconds: float = Field(60, gt=0, description="Speech without a final after which one is forced.")
+    streams_per_channel: int = Field(90, ge=1, le=100, description="Streams on one connection (Google's cap is 100).")
+
+    @field_validator("language_codes", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(code.strip() for code in value.split(",") if code.strip()) if isinstance(value, str) else value
+
+    @field_validator("upstream")
+    @classmethod
+    def _known_upstream(cls, value: str) -> str:
+        if value not in {"emulator", "google"} and not _GRPC.match(value):
+            raise ValueError(f"{value!r} is none of emulator, google, grpc://HOST:PORT")
+        return value
+
+    @field_validator("google_credentials_file")
+    @classmethod
+    def _file_exists(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.is_file():
+            raise ValueError(f"there is no file {str(value)!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _limits_fit(self) -> "Settings":
+        if self.leg_soft_limit_seconds > self.leg_hard_limit_seconds:
+            raise ValueError("GATEWAY_LEG_SOFT_LIMIT_SECONDS must not be over GATEWAY_LEG_HARD_LIMIT_SECONDS")
+        if self.replay_seconds <= self.max_utterance_seconds:
+            raise ValueError("GATEWAY_REPLAY_SECONDS must be over GATEWAY_MAX_UTTERANCE_SECONDS")
+        return self
+
+    @property
+    def grpc_address(self) -> str | None:
+        """HOST:PORT of a plaintext upstream elsewhere."""
+        return self.upstream.removeprefix("grpc://") if self.upstream.startswith("grpc://") else None
+
+
+def load_settings() -> Settings:
+    """From the environment and `.env`. Raises SettingsError."""
+    names = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            raise SettingsError(f"{name}: there is no such setting" + (f"; did you mean {near[0]}?" if near else ""))
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsError("\n".join(_line(problem) for problem in error.errors(include_url=False))) from None
+
+
+def _line(problem: object) -> str:
+    assert isinstance(problem, dict)
+    name = PREFIX + str(problem["loc"][0]).upper() + ": " if problem["loc"] else ""
+    value = f"{problem['input']!r}: " if problem["loc"] and problem["type"] != "value_error" else ""
+    return f"{name}{value}{problem['msg'].removeprefix('Value error, ')}"
