@@ -1,0 +1,124 @@
+"""A gateway that follows a script: real sockets, and every word of it decided by the test."""
+
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from http import HTTPStatus
+from typing import Any
+
+from websockets.asyncio.server import Request, Response, ServerConnection, serve
+from websockets.datastructures import Headers
+from websockets.typing import Subprotocol
+
+
+class Peer:
+    """The gateway's end of one session."""
+
+    def __init__(self, socket: ServerConnection) -> None:
+        self.socket = socket
+        self.audio = bytearray()
+        self.frames: list[int] = []
+        """Sizes of the binary frames."""
+
+    async def say(self, kind: str, **fields: Any) -> None:
+        await self.socket.send(json.dumps({"type": kind, **fields}))
+
+    async def hear(self) -> dict[str, Any] | bytes:
+        """The next frame: what was said, or audio."""
+        frame = await self.socket.recv()
+        if isinstance(frame, str):
+            said: dict[str, Any] = json.loads(frame)
+            return said
+        self.audio += frame
+        self.frames.append(len(frame))
+        return frame
+
+    async def hear_audio(self, size: int) -> None:
+        """Until `size` bytes of audio have come since the start. Anything else is a failure."""
+        while len(self.audio) < size:
+            frame = await self.hear()
+            assert isinstance(frame, bytes), f"{frame} instead of audio"
+
+    async def hear_until(self, kind: str) -> dict[str, Any]:
+        """The next message of this kind; audio before it is collected."""
+        while True:
+            frame = await self.hear()
+            if isinstance(frame, dict) and frame["type"] == kind:
+                return frame
+
+    async def begin(self, window: int = 1_000_000, max_frame: int = 65_536) -> dict[str, Any]:
+        """Hear `start`, answer `started`."""
+        start = await self.hear()
+        assert isinstance(start, dict), "audio before start"
+        assert start["type"] == "start"
+        limits = {
+            "max_frame_bytes": max_frame,
+            "window_bytes": window,
+            "idle_timeout_ms": 60_000,
+            "max_session_ms": 3_600_000,
+        }
+        config = {name: value for name, value in start.items() if name not in {"type", "client"}}
+        await self.say("started", session_id="s1", resume_token="r1", resume_window_ms=0, config=config, limits=limits)
+        return start
+
+    async def ack(self, final: int, window: int = 1_000_000) -> None:
+        await self.say("ack", received=len(self.audio), final=final, window=window)
+
+    async def interim(self, text: str, channel: int = 0) -> None:
+        await self.say(
+            "interim", text=text, start_ms=0, end_ms=500, stability=0.5, language_code="en-US", channel=channel
+        )
+
+    async def final(self, event: int, text: str, start_ms: int = 0, end_ms: int = 1000, **more: Any) -> None:
+        await self.say(
+            "final",
+            event=event,
+            text=text,
+            start_ms=start_ms,
+            end_ms=end_ms,
+            confidence=0.9,
+            language_code="en-US",
+            channel=0,
+            **more,
+        )
+
+    async def stopped(self, event: int) -> None:
+        counts = {"audio_ms": 1, "billed_ms": 1, "finals": 1, "gap_ms": 0, "upstream_streams": 1, "resumes": 0}
+        await self.say("stopped", event=event, **counts)
+
+
+Script = Callable[[Peer], Awaitable[None]]
+
+
+@asynccontextmanager
+async def scripted(script: Script) -> AsyncIterator[str]:
+    """Yields the URL. What fails in the script fails the test."""
+    failures: list[BaseException] = []
+
+    async def session(socket: ServerConnection) -> None:
+        try:
+            await script(Peer(socket))
+        except Exception as exc:
+            failures.append(exc)
+
+    async with serve(session, "127.0.0.1", 0, subprotocols=[Subprotocol("stt.v1")], compression=None) as server:
+        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws/transcribe"
+    if failures:
+        raise failures[0]
+
+
+@asynccontextmanager
+async def refusing(status: int, body: str, **headers: str) -> AsyncIterator[str]:
+    """A server that refuses the upgrade."""
+
+    async def refuse(_: ServerConnection, request: Request) -> Response:
+        phrase = HTTPStatus(status).phrase
+        fields = Headers({name.replace("_", "-"): value for name, value in headers.items()})
+        fields["Content-Length"] = str(len(body))
+        return Response(status, phrase, fields, body.encode())
+
+    async def never(socket: ServerConnection) -> None:
+        raise AssertionError("this upgrade should have been refused")
+
+    async with serve(never, "127.0.0.1", 0, process_request=refuse) as server:
+        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws/transcribe"
