@@ -57,7 +57,7 @@ def test_with_words_a_cue_lasts_from_its_first_word_to_its_last() -> None:
     ]
     first, second = cues(final(LONG, 0, 9000, words))
     assert (first.start_ms, first.end_ms) == (0, 1660)
-    assert (second.start_ms, second.end_ms) == (1700, 2760)
+    assert (second.start_ms, second.end_ms) == (1700, 2960)
 
 
 def test_words_that_do_not_match_the_text_are_not_trusted_for_times() -> None:
