@@ -26,6 +26,7 @@ from app.emulator.calls import (
 )
 
 MOST_BYTES = 25_600  # of audio in a message
+TOO_BIG = "Audio chunk can be of a a maximum of {} bytes. Received audio of {} bytes instead."  # sic
 STABLE, UNSTABLE = 0.9, 0.1
 ENCODINGS = {1: "LINEAR16", 2: "MULAW", 3: "ALAW"}
 RECOGNIZER = re.compile(r"projects/[^/]+/locations/(?P<location>[a-z0-9-]+)/recognizers/(?P<name>[^/]+)")
@@ -91,10 +92,7 @@ class V2:
         if not audio:
             raise malordered("audio_content")
         if len(audio) > MOST_BYTES:
-            # "a a" is Google's
-            raise invalid(
-                f"Audio chunk can be of a a maximum of {MOST_BYTES} bytes. Received audio of {len(audio)} bytes instead."
-            )
+            raise invalid(TOO_BIG.format(MOST_BYTES, len(audio)))
         return audio
 
     def too_long(self, seconds: float) -> Refused:

@@ -16,7 +16,7 @@ MOST_ALTERNATIVES = 30
 MALORDERED = "Malordered Data Received. Expected {} none was set. Send exactly one config, followed by audio data."
 
 
-class Refused(Exception):  # noqa: N818 - as Google ends a call
+class Refused(Exception):
     """A call ends with this status; the text is Google's wherever it is known."""
 
     def __init__(self, code: grpc.StatusCode, text: str) -> None:

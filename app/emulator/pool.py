@@ -20,13 +20,18 @@ from app.emulator.wire import Kind
 log = logging.getLogger(__name__)
 
 AHEAD = 3.0  # seconds of a stream's audio that a worker may have unrecognized before the server stops reading more
-STOP_WITHIN = 1.0  # seconds; a worker may be in the middle of a recognition
+STOP_WITHIN = 0.7  # seconds; a worker may be in the middle of a recognition
 COMPLAIN_EVERY = 30.0  # seconds
+TRY_AGAIN = 1.0  # seconds until a worker that did not come up is started again
 READ = 1 << 18  # bytes
 
 
-class WorkerFailed(Exception):  # noqa: N818 - what happened, not what to raise
+class WorkerFailed(Exception):
     """A worker did not come up; what it wrote to stderr says why."""
+
+
+class NoWorker(Exception):
+    """There is nobody to take a stream just now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,19 +109,24 @@ class Pool:
         self._workers: list[_Worker] = []
         self._streams = count(1)
         self._complained = float("-inf")
-        self._stopping = False
+        self._started = False
 
     async def start(self) -> None:
         """Returns when every model is loaded. Raises WorkerFailed."""
         self._workers = [_Worker(self._options, self._replace) for _ in range(self._options.worker_count)]
         await asyncio.gather(*(worker.ready for worker in self._workers))
+        self._started = True
 
     async def stop(self) -> None:
-        self._stopping = True
+        self._started = False
         await asyncio.gather(*(worker.stop() for worker in self._workers))
 
     def open(self, request: wire.Open, deliver: Deliver) -> Recognition:
-        worker = min(self._workers, key=lambda worker: len(worker.streams))
+        """One that still loads its model takes streams, too. Raises NoWorker."""
+        alive = [worker for worker in self._workers if worker.alive]
+        if not alive:
+            raise NoWorker
+        worker = min(alive, key=lambda worker: len(worker.streams))
         stream = next(self._streams)
         recognition = Recognition(self, worker, stream, request, deliver)
         worker.streams[stream] = recognition
@@ -145,11 +155,19 @@ class Pool:
         )
 
     def _replace(self, worker: "_Worker") -> None:
-        """A worker is gone. One that never came up is not tried again: the next would fail alike."""
-        if self._stopping or not worker.came_up:
+        """A worker is gone. After one that never came up the next is not hurried: it may fail alike."""
+        if not self._started:
             return
         log.warning("worker %d ended with code %s; starting another", worker.process.pid, worker.process.returncode)
-        self._workers[self._workers.index(worker)] = _Worker(self._options, self._replace)
+        place = self._workers.index(worker)
+        if worker.came_up:
+            self._fill(place)
+        else:
+            asyncio.get_running_loop().call_later(TRY_AGAIN, self._fill, place)
+
+    def _fill(self, place: int) -> None:
+        if self._started:
+            self._workers[place] = _Worker(self._options, self._replace)
 
 
 class _Worker:
@@ -168,6 +186,10 @@ class _Worker:
         self._gone = self._loop.create_future()
         self.streams: dict[int, Recognition] = {}
         self.ready: asyncio.Future[None] = self._loop.create_future()
+
+    @property
+    def alive(self) -> bool:
+        return not self._gone.done()
 
     @property
     def came_up(self) -> bool:
@@ -234,9 +256,9 @@ class _Worker:
         self.process.wait()  # a killed process, or one that has closed its socket by ending: at once
         self._gone.set_result(None)
         if not self.ready.done():
-            self.ready.set_exception(
-                WorkerFailed(f"a worker ended with code {self.process.returncode} before it was ready")
-            )
+            what = f"a worker ended with code {self.process.returncode} before it was ready"
+            self.ready.set_exception(WorkerFailed(what))
+            self.ready.exception()  # nobody waits for one that was started later
         for recognition in [*self.streams.values()]:
             recognition.release()
             recognition.deliver(Lost())

@@ -17,12 +17,13 @@ import grpc.aio
 from app.emulator import wire
 from app.emulator.calls import Dialect, Refused, Terms
 from app.emulator.options import Options
-from app.emulator.pool import Done, Lost, Pool, Recognition
+from app.emulator.pool import Done, Lost, NoWorker, Pool, Recognition
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Any, "grpc.aio.ServicerContext[Any, Any]"], Awaitable[None]]
 UNAVAILABLE = Refused(grpc.StatusCode.UNAVAILABLE, "The service is currently unavailable.")
+INTERNAL = Refused(grpc.StatusCode.INTERNAL, "Internal error encountered.")
 _request_ids = count(1)
 
 
@@ -99,6 +100,11 @@ class Call:
             self._inbox.put_nowait(HalfClosed())
         except Refused as refused:
             self._inbox.put_nowait(refused)
+        except NoWorker:
+            self._inbox.put_nowait(UNAVAILABLE)
+        except Exception:
+            log.exception("stream %d failed", self._request_id)
+            self._inbox.put_nowait(INTERNAL)
 
     async def _next_message(self) -> Any:
         """Only the time spent waiting for the client counts as idle."""
@@ -136,14 +142,14 @@ class Call:
 
     def _finish_early(self) -> bool:
         """Nothing more is recognized. Whether the call ends without waiting for the client."""
-        assert self._terms  # noqa: S101 - events come after the config
-        assert self._recognition  # noqa: S101
+        assert self._terms
+        assert self._recognition
         if self._terms.closes_itself:
             self._recognition.end()
         return self._terms.closes_itself
 
     async def _say(self, event: wire.Event) -> None:
-        assert self._terms  # noqa: S101 - events come after the config
+        assert self._terms
         first = self._finals == 0
         self._finals += isinstance(event, wire.Final)
         response = self._dialect.response_for(event, self._terms, first=first, request_id=self._request_id)
@@ -152,7 +158,7 @@ class Call:
 
     def _billed_seconds(self) -> int:
         """Every second begun."""
-        assert self._terms  # noqa: S101 - asked at the end
+        assert self._terms
         recognition = self._terms.recognition
         width = 2 if recognition.encoding == "LINEAR16" else 1
         return math.ceil(self._bytes / width / recognition.rate)

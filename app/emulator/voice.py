@@ -29,6 +29,7 @@ SHORT_PAUSE = frames(0.25)  # and so does this much
 LONG = frames(8.0)  # once the utterance is so long.
 LONGEST = frames(15.0)  # The model is meant for short segments: cut there
 LAST_CHANCE = frames(3.0)  # at the quietest frame of so much.
+BREATH = frames(0.16)  # of silence is not a gap between words any more
 TAIL = frames(0.3)  # of the pause stay with the utterance at most
 
 
@@ -80,6 +81,11 @@ class Segmenter:
             self.voiced_end = self.frame
         return self._cut()
 
+    @property
+    def in_pause(self) -> bool:
+        """Whether there is nothing new to understand just now."""
+        return self.frame - self.voiced_end >= BREATH
+
     def finish(self) -> Cut | None:
         """What is still open at the end of the audio: also a beginning too short to be sure of."""
         if self.start is None and self._run:
@@ -99,7 +105,7 @@ class Segmenter:
         self.voiced_end = self.frame
 
     def _cut(self) -> Cut | None:
-        assert self.start is not None  # noqa: S101 - for the type checker
+        assert self.start is not None
         length, silence = self.frame - self.start, self.frame - self.voiced_end
         if silence >= (SHORT_PAUSE if length >= LONG else PAUSE):
             return Cut(self.start, self.voiced_end + min(TAIL, silence * 2 // 3), by_pause=True)

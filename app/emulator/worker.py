@@ -21,6 +21,7 @@ from app.emulator.voice import VoiceModel
 from app.emulator.wire import Kind
 
 TURN = 0.25  # seconds of audio a stream may put through before it is another's turn
+LEAST = 0.03  # seconds of audio worth a turn, about what the voice-activity network takes
 LATE = 0.5  # seconds behind real time from which on a stream gets no interims
 READ = 1 << 18  # bytes
 
@@ -43,7 +44,7 @@ class Lane:
 
     @property
     def busy(self) -> bool:
-        return bool(self._waiting) or self.ended or self._interim_due
+        return len(self._waiting) >= self._second * LEAST or self.ended or self._interim_due
 
     def turn(self) -> list[bytes]:
         """One piece of work, and the frames that come of it."""
