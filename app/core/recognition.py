@@ -50,6 +50,11 @@ class LegEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class Finished:
+    """No more audio was announced, and every leg has ended: nothing more will be heard."""
+
+
+@dataclass(frozen=True, slots=True)
 class Throttled:
     """The recognizer takes audio slower than it comes (`active`), or keeps up again."""
 
@@ -64,4 +69,4 @@ class Failed:
     error: SessionError
 
 
-Event = Result | SpeechActivity | ActivityTimeout | Settled | LegEnded | Throttled | Failed
+Event = Result | SpeechActivity | ActivityTimeout | Settled | LegEnded | Finished | Throttled | Failed

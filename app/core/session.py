@@ -38,6 +38,7 @@ from app.core.recognition import (
     ActivityTimeout,
     Event,
     Failed,
+    Finished,
     LegEnded,
     Result,
     Settled,
@@ -220,6 +221,8 @@ class Session:
             case LegEnded(billed_ms):
                 self.legs += 1
                 self.billed_ms += billed_ms
+            case Finished():
+                self._end()
             case ActivityTimeout():
                 self.close()
             case Failed(error):
@@ -261,8 +264,6 @@ class Session:
             self.link.ack_due = True
         while self._finalize_marks and self._finalize_marks[0][0] <= self.settled:
             self._append_finalized(*self._finalize_marks.pop(0))
-        if self.phase in {Phase.STOPPING, Phase.CLOSING} and self.settled >= self.received:
-            self._end()
 
     def _append_finalized(self, offset: int, message: Finalize) -> None:
         self.history.append(lambda event: Finalized(event, message.id, self.format.ms(offset)))

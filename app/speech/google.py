@@ -16,7 +16,17 @@ from typing import Any
 from app.core.audio import AudioFormat, Gatherer, Pace, ReplayBuffer
 from app.core.errors import SessionError
 from app.core.protocol import SessionConfig
-from app.core.recognition import ActivityTimeout, Event, Failed, LegEnded, Result, Settled, SpeechActivity, Throttled
+from app.core.recognition import (
+    ActivityTimeout,
+    Event,
+    Failed,
+    Finished,
+    LegEnded,
+    Result,
+    Settled,
+    SpeechActivity,
+    Throttled,
+)
 from app.speech.dialect import MAX_AUDIO_BYTES, Dialect
 from app.speech.errors import explain
 from app.speech.leg import Leg
@@ -85,6 +95,8 @@ class GoogleRecognizer:
         self._throttled = False
         self._audio_at = 0.0
         self._finished = False
+        self._untried = True
+        """Google has not seen this session's config yet."""
 
     @property
     def queued_ms(self) -> int:
@@ -194,7 +206,9 @@ class GoogleRecognizer:
             reader=ResponseReader(self._dialect.names, self._config, self._format, self._taken),
             pace=self._pace,
             queue_chunks=self._queue_chunks,
+            hold=self._untried,
         )
+        self._untried = False
         self._legs.append(leg)
         self._speaking = False
         leg.open(self._acquire(), self._heard, self._ended)
@@ -231,6 +245,8 @@ class GoogleRecognizer:
                 for response in self._legs[0].backlog:
                     self._heard(self._legs[0], response)
                 self._legs[0].backlog.clear()
+        if self._finished:
+            self._settle_if_idle()
 
     def _close_books(self, leg: Leg) -> None:
         self._listen(LegEnded(leg.reader.billed_ms))
@@ -254,6 +270,8 @@ class GoogleRecognizer:
         """With no leg at work everything has been heard."""
         if not self._legs:
             self._settle(self._taken)
+            if self._finished:
+                self._listen(Finished())
 
 
 def _ignore(_event: Event) -> None:

@@ -15,6 +15,9 @@ from app.speech.dialect import Dialect
 from app.speech.pool import Lease
 from app.speech.responses import ResponseReader
 
+HOLD_SECONDS = 0.2
+"""A leg with a config that Google has not taken before holds its audio for so long: a refusal that meets a write on its
+way comes out of grpc.aio as INTERNAL "Internal error from Core", whatever Google said."""
 CALL_TIMEOUT_SECONDS = 330.0
 """Longer than Google lets any stream live (305 s on v1, 300 s on v2)."""
 
@@ -32,6 +35,7 @@ class Leg:
         reader: ResponseReader,
         pace: Pace,
         queue_chunks: int,
+        hold: bool,
     ) -> None:
         self.start = self.end = start
         self.opened_at = now
@@ -46,6 +50,7 @@ class Leg:
         self._config = config
         self._dialect = dialect
         self._pace = pace
+        self._hold = hold
 
     async def half_close(self) -> None:
         """No more audio: Google flushes what it has and ends the call."""
@@ -95,6 +100,8 @@ class Leg:
     async def _requests(self) -> AsyncIterator[Any]:
         """Config first, then audio at a bounded pace. Never raises: a raise here would hang the call."""
         yield self._dialect.config_request(self._config)
+        if self._hold:
+            await asyncio.sleep(HOLD_SECONDS)
         request = self._dialect.audio_request(self._config)
         clock = asyncio.get_running_loop().time
         while (chunk := await self.queue.get()) is not None:

@@ -1,0 +1,333 @@
+"""The driver of Google's API, legs and all, against a scripted server of it: what goes up, what comes back."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.gateway import START, Client, Gateway, run_gateway, transcribe
+from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream, hears_bytes, refuses
+
+SECOND = b"\1\2" * (BYTES_PER_SECOND // 2)
+
+
+def finals(messages: list[dict[str, Any]]) -> list[str]:
+    return [message["text"] for message in messages if message["type"] == "final"]
+
+
+async def test_a_session_is_heard_byte_for_byte(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    messages = await transcribe(gateway, SECOND, SECOND, SECOND[:1600])
+    assert finals(messages) == ["0-32000", "32000-64000", "64000-65600"]
+    assert bytes(upstream.calls[0].audio) == SECOND + SECOND + SECOND[:1600]
+    assert messages[0]["type"] == "started"
+    assert messages[-1] == {
+        "type": "stopped",
+        "event": 4,
+        "audio_ms": 2050,
+        "billed_ms": 3000,
+        "finals": 3,
+        "gap_ms": 0,
+        "upstream_streams": 1,
+        "resumes": 0,
+    }
+
+
+async def test_small_frames_are_gathered_to_100_ms_and_large_ones_split(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    await transcribe(gateway, *[SECOND[:640]] * 50, SECOND + SECOND)
+    assert upstream.calls[0].chunks == [3200] * 30
+
+
+@pytest.mark.parametrize("frame", [1, 3, 639, 641, 3199, 32000])
+async def test_frames_of_any_size_give_the_same_audio(gateway: Gateway, upstream: ScriptedUpstream, frame: int) -> None:
+    audio = bytes(range(250)) * 64
+    await transcribe(gateway, *[audio[i : i + frame] for i in range(0, len(audio), frame)])
+    assert bytes(upstream.calls[0].audio) == audio
+
+
+async def test_half_a_sample_at_the_end_is_not_sent_and_does_not_keep_the_session(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    messages = await transcribe(gateway, SECOND + b"\1")
+    assert messages[-1]["type"] == "stopped"
+    assert bytes(upstream.calls[0].audio) == SECOND
+
+
+async def test_a_session_without_audio_opens_no_leg(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    messages = await transcribe(gateway)
+    assert messages[-1]["upstream_streams"] == 0
+    assert upstream.calls == []
+
+
+async def test_finalize_ends_the_leg_and_the_next_audio_opens_another(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    async with Client.connect(gateway) as client:
+        await client.say(START, SECOND[:8000], {"type": "finalize", "id": "a"})
+        finalized = await client.hear("finalized")
+        assert (finalized["id"], finalized["end_ms"]) == ("a", 250)
+        assert [m["text"] for m in client.heard("final")] == ["0-8000"]
+        await client.say(SECOND[:8000], {"type": "stop"})
+        messages = await client.hear_all()
+    assert [(m["start_ms"], m["end_ms"]) for m in messages if m["type"] == "final"] == [(0, 250), (250, 500)]
+    assert messages[-1]["upstream_streams"] == 2
+
+
+async def test_finalize_without_audio_answers_at_once(gateway: Gateway) -> None:
+    async with Client.connect(gateway) as client:
+        await client.say(START, {"type": "finalize"})
+        assert (await client.hear("finalized"))["end_ms"] == 0
+
+
+async def test_a_gap_advances_the_clock_and_tells_the_reader(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    messages = await transcribe(gateway, SECOND, {"type": "gap", "bytes": 64000, "reason": "muted"}, SECOND)
+    gap = next(m for m in messages if m["type"] == "gap")
+    assert (gap["start_ms"], gap["end_ms"], gap["reason"]) == (1000, 3000, "muted")
+    assert [(m["start_ms"], m["end_ms"]) for m in messages if m["type"] == "final"] == [(0, 1000), (3000, 4000)]
+    assert (messages[-1]["gap_ms"], messages[-1]["audio_ms"]) == (2000, 2000)
+
+
+async def test_a_leg_without_audio_is_parked_and_reopened(upstream: ScriptedUpstream) -> None:
+    async with run_gateway(upstream=f"grpc://{upstream.address}", leg_idle_seconds=0.2) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, SECOND[:9600], SECOND[:1000])
+            first = await upstream.called(1)
+            await first.ended.wait()
+            assert len(first.audio) == 10600, "what waited to be gathered goes up before the leg is parked"
+            await client.say(SECOND[:9600], {"type": "stop"})
+            messages = await client.hear_all()
+    assert finals(messages) == ["0-10600", "0-9600"]
+    assert messages[-1]["upstream_streams"] == 2
+
+
+async def test_an_old_leg_is_changed_at_the_next_pause(upstream: ScriptedUpstream) -> None:
+    """Every byte is heard by exactly one leg, and times stay on the session's clock."""
+    async with (
+        run_gateway(
+            upstream=f"grpc://{upstream.address}", leg_soft_limit_seconds=0.05, leg_hard_limit_seconds=60
+        ) as gateway,
+        Client.connect(gateway) as client,
+    ):
+        await client.say(START)
+        for _ in range(4):
+            await client.say(SECOND)
+            await client.hear("final")
+            await asyncio.sleep(0.06)
+        await client.say({"type": "stop"})
+        messages = await client.hear_all()
+    assert len(upstream.calls) == 4
+    assert b"".join(bytes(call.audio) for call in upstream.calls) == SECOND * 4
+    spans = [(m["start_ms"], m["end_ms"]) for m in messages if m["type"] == "final"]
+    assert spans == [(0, 1000), (1000, 2000), (2000, 3000), (3000, 4000)]
+
+
+async def test_long_silence_is_settled_by_a_change_of_leg(upstream: ScriptedUpstream) -> None:
+    async def hears_nothing(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            pass
+        yield call.billed(1)
+
+    upstream.script = hears_nothing
+    async with run_gateway(upstream=f"grpc://{upstream.address}", leg_quiet_seconds=1) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, *[SECOND] * 3)
+            while (await client.hear("ack"))["final"] < 2 * BYTES_PER_SECOND:
+                pass
+
+
+async def test_times_are_cut_at_the_audio_that_was_sent(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    async def says_too_much(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            pass
+        yield call.final("over the end", 10 * BYTES_PER_SECOND)
+
+    upstream.script = says_too_much
+    messages = await transcribe(gateway, SECOND)
+    assert next(m for m in messages if m["type"] == "final")["end_ms"] == 1000
+
+
+async def test_pieces_of_one_interim_are_joined_and_a_final_starts_where_speech_began(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    async def speaks(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            if len(call.audio) == BYTES_PER_SECOND:
+                yield call.activity(2, 16000)
+                yield call.interim("to be", " or not", end=32000, stability=0.9)
+                yield call.activity(3, 32000)
+        yield call.final(" to be or not ", 32000, confidence=0.75)
+
+    upstream.script = speaks
+    messages = await transcribe(gateway, SECOND, enable_voice_activity_events=True)
+    assert next(m for m in messages if m["type"] == "interim") == {
+        "type": "interim",
+        "text": "to be or not",
+        "start_ms": 500,
+        "end_ms": 1000,
+        "stability": 0.9,
+        "language_code": "en-us",
+        "channel": 1,
+    }
+    final = next(m for m in messages if m["type"] == "final")
+    assert (final["text"], final["start_ms"], final["confidence"]) == ("to be or not", 500, 0.75)
+    assert [m["at_ms"] for m in messages if m["type"] in {"speech_started", "speech_ended"}] == [500, 1000]
+
+
+@pytest.mark.parametrize(
+    ("code", "error", "close"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, "upstream_rejected", 4400),
+        (grpc.StatusCode.PERMISSION_DENIED, "upstream_rejected", 4400),
+        (grpc.StatusCode.UNAUTHENTICATED, "upstream_rejected", 4400),
+        (grpc.StatusCode.NOT_FOUND, "upstream_rejected", 4400),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "upstream_unavailable", 1013),
+        (grpc.StatusCode.UNAVAILABLE, "upstream_unavailable", 1013),
+    ],
+)
+async def test_a_refusal_of_googles_is_passed_on_with_its_text(
+    gateway: Gateway, upstream: ScriptedUpstream, code: grpc.StatusCode, error: str, close: int
+) -> None:
+    upstream.script = refuses(code, "Invalid recognition 'config': bad encoding.")
+    async with Client.connect(gateway) as client:
+        await client.say(START, SECOND)
+        messages = await client.hear_all()
+        assert client.close_code == close
+    assert messages[-1]["code"] == error
+    assert "Invalid recognition 'config': bad encoding." in messages[-1]["message"]
+
+
+@pytest.mark.parametrize(("api", "timed_out"), [("v1", True), ("v2", False)])
+async def test_the_voice_activity_timeout_ends_the_session_in_good_order(
+    upstream: ScriptedUpstream, api: str, timed_out: bool
+) -> None:
+    """v1 says so and waits for our half-close; v2 just ends the stream."""
+
+    async def times_out(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            yield call.final("go", 3200)
+            if timed_out:
+                yield call.activity(4, 3200)
+            else:
+                return
+
+    upstream.script = times_out
+    async with run_gateway(upstream=f"grpc://{upstream.address}", speech_api=api) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START | {"voice_activity_timeout": {"speech_end_ms": 600}}, SECOND[:3200])
+            messages = await client.hear_all()
+            assert client.close_code == 1000
+    assert finals(messages) == ["go"]
+    assert messages[-1]["type"] == "stopped"
+
+
+FULL = {
+    "language_codes": ["en-US", "de-DE"],
+    "model": "latest_long",
+    "interim_results": False,
+    "enable_word_time_offsets": True,
+    "enable_word_confidence": True,
+    "enable_automatic_punctuation": False,
+    "profanity_filter": True,
+    "max_alternatives": 3,
+    "diarization": {"min_speaker_count": 2, "max_speaker_count": 4},
+    "phrases": [{"value": "uvloop", "boost": 5.0}],
+    "enable_voice_activity_events": True,
+    "voice_activity_timeout": {"speech_start_ms": 5000, "speech_end_ms": 700},
+}
+
+
+async def test_every_field_of_start_reaches_v2(upstream: ScriptedUpstream) -> None:
+    async with run_gateway(upstream=f"grpc://{upstream.address}", google_project="p", google_location="eu") as gateway:
+        await transcribe(gateway, SECOND, **FULL)
+    request = upstream.calls[0].config
+    assert request.recognizer == "projects/p/locations/eu/recognizers/_"
+    config, features = request.streaming_config.config, request.streaming_config.streaming_features
+    decoding = config.explicit_decoding_config
+    assert (decoding.encoding, decoding.sample_rate_hertz, decoding.audio_channel_count) == (1, 16000, 1)
+    assert (config.model, list(config.language_codes)) == ("latest_long", ["en-US", "de-DE"])
+    wanted = config.features
+    assert wanted.enable_word_time_offsets
+    assert wanted.enable_word_confidence
+    assert wanted.profanity_filter
+    assert not wanted.enable_automatic_punctuation
+    assert wanted.max_alternatives == 3
+    assert (wanted.diarization_config.min_speaker_count, wanted.diarization_config.max_speaker_count) == (2, 4)
+    phrase = config.adaptation.phrase_sets[0].inline_phrase_set.phrases[0]
+    assert (phrase.value, phrase.boost) == ("uvloop", 5.0)
+    assert not features.interim_results
+    assert features.enable_voice_activity_events
+    assert features.voice_activity_timeout.speech_start_timeout.seconds == 5
+    assert features.voice_activity_timeout.speech_end_timeout.nanos == 700_000_000
+
+
+async def test_every_field_of_start_reaches_v1(upstream: ScriptedUpstream) -> None:
+    async with run_gateway(upstream=f"grpc://{upstream.address}", speech_api="v1") as gateway:
+        await transcribe(gateway, SECOND, **FULL)
+    streaming = upstream.calls[0].config.streaming_config
+    config = streaming.config
+    assert (config.encoding, config.sample_rate_hertz, config.audio_channel_count) == (1, 16000, 1)
+    assert (config.language_code, list(config.alternative_language_codes)) == ("en-US", ["de-DE"])
+    assert config.model == "latest_long"
+    assert config.enable_word_time_offsets
+    assert config.enable_word_confidence
+    assert config.profanity_filter
+    assert not config.enable_automatic_punctuation
+    assert config.max_alternatives == 3
+    speakers = config.diarization_config
+    assert (speakers.enable_speaker_diarization, speakers.min_speaker_count, speakers.max_speaker_count) == (True, 2, 4)
+    phrase = config.adaptation.phrase_sets[0].phrases[0]
+    assert (phrase.value, phrase.boost) == ("uvloop", 5.0)
+    assert not streaming.interim_results
+    assert streaming.enable_voice_activity_events
+    assert streaming.voice_activity_timeout.speech_start_timeout.seconds == 5
+
+
+async def test_alaw_goes_to_v1_as_the_same_samples_in_linear16(upstream: ScriptedUpstream) -> None:
+    upstream.script = hears_bytes(1 << 30)
+    async with run_gateway(upstream=f"grpc://{upstream.address}", speech_api="v1") as gateway:
+        await transcribe(gateway, bytes([0xD5, 0x55, 0xAA, 0x2A]) * 400, audio=audio("ALAW", 8000))
+    call = upstream.calls[0]
+    assert call.config.streaming_config.config.encoding == 1
+    samples = [int.from_bytes(call.audio[i : i + 2], "little", signed=True) for i in range(0, 8, 2)]
+    assert samples == [8, -8, 32256, -32256]
+    assert len(call.audio) == 3200
+
+
+@pytest.mark.parametrize(("api", "encoding", "number"), [("v1", "MULAW", 3), ("v2", "MULAW", 2), ("v2", "ALAW", 3)])
+async def test_telephone_encodings_go_up_as_they_are(
+    upstream: ScriptedUpstream, api: str, encoding: str, number: int
+) -> None:
+    async with run_gateway(upstream=f"grpc://{upstream.address}", speech_api=api) as gateway:
+        await transcribe(gateway, b"\x55" * 800, audio=audio(encoding, 8000))
+    config = upstream.calls[0].config.streaming_config.config
+    sent = config.encoding if api == "v1" else config.explicit_decoding_config.encoding
+    assert sent == number
+    assert bytes(upstream.calls[0].audio) == b"\x55" * 800
+
+
+@pytest.mark.parametrize(
+    ("api", "field", "value", "named"),
+    [
+        ("v1", "model", "chirp_3", "v1"),
+        ("v2", "model", "phone_call", "v2"),
+        ("v1", "language_codes", ["auto"], "v1"),
+    ],
+)
+async def test_what_one_version_lacks_is_refused_by_name(
+    upstream: ScriptedUpstream, api: str, field: str, value: object, named: str
+) -> None:
+    async with run_gateway(upstream=f"grpc://{upstream.address}", speech_api=api) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START | {field: value})
+            error = await client.hear("error")
+    assert error["code"] == "invalid_config"
+    assert error["param"] == field
+    assert named in error["message"]
+    assert upstream.calls == []
+
+
+def audio(encoding: str, rate: int) -> dict[str, object]:
+    return {"encoding": encoding, "sample_rate_hertz": rate}
