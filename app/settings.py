@@ -1,6 +1,6 @@
 """Every setting, and the only reader of the environment. Prefix `GATEWAY_`; a file `.env` is read too.
 
-`.env.example` lists them all; a test compares the two. A setting's description is what `.env.example` says about it.
+`.env.example` is `python -m app.settings`: every setting with its description and default.
 """
 
 import difflib
@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal
 
+from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -125,7 +126,7 @@ class Settings(BaseSettings):
 def load_settings() -> Settings:
     """From the environment and `.env`. Raises SettingsError."""
     names = {PREFIX + name.upper() for name in Settings.model_fields}
-    for name in sorted(os.environ):
+    for name in sorted({*os.environ, *dotenv_values(".env")}):
         if name.startswith(PREFIX) and name not in names:
             near = difflib.get_close_matches(name, names, n=1)
             raise SettingsError(f"{name}: there is no such setting" + (f"; did you mean {near[0]}?" if near else ""))
@@ -140,3 +141,17 @@ def _line(problem: object) -> str:
     name = PREFIX + str(problem["loc"][0]).upper() + ": " if problem["loc"] else ""
     value = f"{problem['input']!r}: " if problem["loc"] and problem["type"] != "value_error" else ""
     return f"{name}{value}{problem['msg'].removeprefix('Value error, ')}"
+
+
+def env_example() -> str:
+    """The text of `.env.example`."""
+    lines = ["# Every setting of the gateway, with its default. Copy to .env and change what you need."]
+    for name, setting in Settings.model_fields.items():
+        default = "" if setting.default in (None, ()) else str(setting.default)
+        value = default.lower() if isinstance(setting.default, bool) else default
+        lines += ["", f"# {setting.description}", f"#{PREFIX}{name.upper()}={value}"]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(env_example(), end="")

@@ -1,0 +1,59 @@
+"""Who may look at whom (ARCHITECTURE.md): checked from the import statements."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FORBIDDEN = {
+    "core": "asyncio threading socket ssl time os logging fastapi starlette uvicorn grpc google websockets redis app.*",
+    "relay.py": "fastapi starlette uvicorn grpc google redis websockets app.speech app.emulator app.api app.settings",
+    "hub.py": "fastapi starlette uvicorn grpc google redis websockets app.speech app.emulator app.api app.settings",
+    "speech": "fastapi starlette uvicorn websockets app.api app.emulator app.relay app.hub app.settings",
+    "emulator": "fastapi starlette uvicorn websockets app.api app.core app.speech app.relay app.hub app.settings",
+    "api": "grpc google app.speech app.emulator app.settings app.main",
+    "client.py": "fastapi starlette uvicorn grpc google app.api app.speech app.hub app.relay app.settings app.main",
+}
+"""Room -> what it must not import; `app.*` for all of the project but the room itself."""
+READ_THE_ENVIRONMENT = {"settings.py", "demo.py"}
+"""settings.py alone for the gateway; the demo hands its own environment on to the gateway that it starts."""
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that a file names in an import statement, wherever it stands."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def files(room: str) -> list[Path]:
+    place = ROOT / "app" / room
+    return [place] if place.is_file() else sorted(place.rglob("*.py"))
+
+
+@pytest.mark.parametrize("room", FORBIDDEN)
+def test_a_room_imports_nothing_that_it_must_not_know(room: str) -> None:
+    assert files(room), f"there is no room {room}"
+    for path in files(room):
+        for name in imports(path):
+            for forbidden in FORBIDDEN[room].split():
+                if forbidden == "app.*":
+                    assert not name.startswith("app.") or name.startswith(f"app.{room}"), f"{path}: {name}"
+                else:
+                    assert name != forbidden and not name.startswith(forbidden + "."), f"{path}: {name}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "app").rglob("*.py")), ids=str)
+def test_no_threads_no_executors_no_environment(path: Path) -> None:
+    """Nothing starts a thread, blocks the loop, or reads the environment behind the settings' back."""
+    text = path.read_text()
+    for word in ("to_thread", "run_in_executor", "ThreadPoolExecutor", "import threading", "time.sleep("):
+        assert word not in text, f"{path}: {word}"
+    if path.name not in READ_THE_ENVIRONMENT:
+        assert not re.search(r"os\.(environ|getenv)", text), f"{path} reads the environment"

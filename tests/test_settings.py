@@ -1,0 +1,68 @@
+"""Settings: one reader of the environment, one clear line when something is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings, SettingsError, env_example, load_settings
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def _empty_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No GATEWAY_ variable and no .env of the person who runs the tests."""
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("GATEWAY_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_env_example_is_complete() -> None:
+    assert (ROOT / ".env.example").read_text() == env_example(), "renew it: python -m app.settings > .env.example"
+
+
+def test_the_defaults_of_env_example_are_accepted(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text(env_example().replace("#GATEWAY_", "GATEWAY_"))
+    assert load_settings() == Settings()
+
+
+def test_the_environment_comes_before_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".env").write_text("GATEWAY_PORT=1\nGATEWAY_HOST=::1\n")
+    monkeypatch.setenv("GATEWAY_PORT", "2")
+    assert (load_settings().port, load_settings().host) == (2, "::1")
+
+
+def test_languages_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GATEWAY_LANGUAGE_CODES", "de-DE, en-US")
+    assert load_settings().language_codes == ("de-DE", "en-US")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PORT", "abc", "GATEWAY_PORT: 'abc': Input should be a valid integer"),
+        ("PORT", "70000", "less than or equal to 65535"),
+        ("UPSTREAM", "azure", "'azure' is none of emulator, google, grpc://HOST:PORT"),
+        ("UPSTREAM", "grpc://nowhere", "'grpc://nowhere' is none of"),
+        ("SPEECH_API", "v3", "GATEWAY_SPEECH_API: 'v3': Input should be 'v1' or 'v2'"),
+        ("GOOGLE_CREDENTIALS_FILE", "/nonexistent.json", "there is no file '/nonexistent.json'"),
+        ("LEG_SOFT_LIMIT_SECONDS", "290", "must not be over GATEWAY_LEG_HARD_LIMIT_SECONDS"),
+        ("REPLAY_SECONDS", "30", "must be over GATEWAY_MAX_UTTERANCE_SECONDS"),
+        ("PROT", "1", "GATEWAY_PROT: there is no such setting; did you mean GATEWAY_PORT?"),
+    ],
+)
+def test_a_wrong_setting_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, name: str, value: str, said: str) -> None:
+    monkeypatch.setenv(f"GATEWAY_{name}", value)
+    with pytest.raises(SettingsError) as error:
+        load_settings()
+    assert said in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_an_unknown_setting_in_the_file_is_told_too(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text("GATEWAY_PROT=1\nOTHER=2\n")
+    with pytest.raises(SettingsError, match="did you mean GATEWAY_PORT"):
+        load_settings()
