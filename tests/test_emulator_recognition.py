@@ -35,11 +35,11 @@ async def test_the_sample_recording_is_understood(version: str, port: int) -> No
 @pytest.mark.parametrize("rate", [16_000, 44_100])
 async def test_a_stream_from_a_finals_end_says_the_same_words(rate: int, port: int) -> None:
     """The end of a final is a clean cut: nothing before it matters to what follows."""
-    audio = speech(rate=rate)
+    audio = speech(0, 24, rate)
     async with google("v2", port) as client:
         whole = await client.recognize(Asked(rate=rate), pieces(audio, 8_820))
-        assert len(whole.finals) > 4
-        for seen in range(2, len(whole.finals), 2):
+        assert len(whole.finals) > 2
+        for seen in range(1, len(whole.finals)):
             rest = audio[end_of(whole.finals[seen - 1]) * rate // SECOND * 2 :]
             resumed = await client.recognize(Asked(rate=rate), pieces(rest, 25_000))
             assert _said(resumed.finals) == _said(whole.finals[seen:])
@@ -78,9 +78,9 @@ async def test_telephone_encodings_are_understood(version: str, encoding: str, p
 async def test_half_close_says_the_utterance_in_flight(port: int) -> None:
     """Speech that stops in the middle of a word's pause is not lost."""
     async with google("v2", port) as client:
-        heard = await client.recognize(Asked(), pieces(speech(0, 2.4)))
+        heard = await client.recognize(Asked(), pieces(speech(0, 2.8)))
     assert normal(heard.text).startswith("it was the best of times")
-    assert end_of(heard.finals[-1]) == 2.4 * SECOND
+    assert end_of(heard.finals[-1]) == 2.8 * SECOND
 
 
 async def test_results_count_from_the_beginning_of_the_streams_audio(port: int) -> None:

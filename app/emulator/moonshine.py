@@ -100,26 +100,27 @@ class _Decoding:
         self._cached = False
 
     def greedy(self, limit: int, draft: Sequence[int] | None) -> tuple[list[int], list[float]]:
-        """The most likely tokens one by one, after as much of the draft as the model agrees with."""
+        """The most likely tokens one by one; of a draft, as many in one pass as the model agrees with."""
         scored = draft is None
-        tokens = list(draft or ())[:limit]
-        rows = self._advance([BEGIN, *tokens])
-        chosen = [int(row.argmax()) for row in rows]
-        agreed = next((i for i, t in enumerate(tokens) if chosen[i] != t), len(tokens))
-        if agreed < len(tokens):
-            self._forget_after(agreed + 1)
-        tokens = tokens[:agreed]
-        scores = [1.0] * agreed
-        token, row = chosen[agreed], rows[agreed]
-        while token != END and len(tokens) < limit:
-            tokens.append(token)
-            scores.append(_probability(row, token) if scored else 1.0)
+        hoped = list(draft or ())[:limit]
+        tokens: list[int] = []
+        scores: list[float] = []
+        last = BEGIN
+        while True:
+            rows = self._advance([last, *hoped])
+            chosen = [int(row.argmax()) for row in rows]
+            agreed = next((i for i, token in enumerate(hoped) if chosen[i] != token), len(hoped))
+            tokens += hoped[:agreed]
+            scores += [1.0] * agreed
+            self._forget(len(hoped) - agreed)
+            hoped = hoped[agreed + 1 :]  # often only a word has changed
+            last = chosen[agreed]
+            if last == END or len(tokens) >= limit:
+                return tokens, scores
+            tokens.append(last)
+            scores.append(_probability(rows[agreed], last) if scored else 1.0)
             if repeated := _loop(tokens):
-                del tokens[-repeated:], scores[-repeated:]
-                break
-            row = self._advance([token])[0]
-            token = int(row.argmax())
-        return tokens, scores
+                return tokens[:-repeated], scores[:-repeated]
 
     def _advance(self, tokens: list[int]) -> Samples:
         value = onnxruntime.OrtValue.ortvalue_from_numpy
@@ -133,9 +134,12 @@ class _Decoding:
         rows: Samples = logits.numpy()[0]
         return rows
 
-    def _forget_after(self, length: int) -> None:
+    def _forget(self, count: int) -> None:
+        """Take the last tokens back."""
+        if not count:
+            return
         for name in self._model.own_past:
-            kept = np.ascontiguousarray(self._feeds[name].numpy()[:, :, :length])
+            kept = np.ascontiguousarray(self._feeds[name].numpy()[:, :, :-count])
             self._feeds[name] = onnxruntime.OrtValue.ortvalue_from_numpy(kept)
 
 
