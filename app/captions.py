@@ -11,6 +11,7 @@ from app.core.protocol import Durable, Final, GapEvent, WordInfo, serialize
 LINE_CHARS = 42
 """The customary width of a subtitle line (BBC, Netflix)."""
 CUE_LINES = 2
+SENTENCE_ENDS = (".", "?", "!", "。", "？", "！")
 
 Format = Literal["txt", "json", "srt", "vtt"]
 
@@ -80,7 +81,7 @@ def cues(message: Durable) -> list[Cue]:
         case GapEvent():
             return [_cue(message.start_ms, message.end_ms, missing(message))]
         case Final():
-            lines = _balanced(_timed_words(message))
+            lines = _lines(_timed_words(message))
             groups = (lines[at : at + CUE_LINES] for at in range(0, len(lines), CUE_LINES))
             return [_cue(group[0][0].start_ms, group[-1][-1].end_ms, _text(group)) for group in groups]
     return []
@@ -104,14 +105,30 @@ def _clock(ms: int, point: str) -> str:
     return f"{hours:02}:{minutes:02}:{seconds:02}{point}{ms:03}"
 
 
+def _lines(words: list[WordInfo]) -> list[Line]:
+    """The fewest lines; where that costs none, every sentence begins a new one."""
+    lines = _balanced(words)
+    by_sentence = [line for sentence in _sentences(words) for line in _balanced(sentence)]
+    return by_sentence if len(by_sentence) == len(lines) else lines
+
+
+def _sentences(words: list[WordInfo]) -> list[list[WordInfo]]:
+    sentences: list[list[WordInfo]] = [[]]
+    for word in words:
+        sentences[-1].append(word)
+        if word.word.endswith(SENTENCE_ENDS):
+            sentences.append([])
+    return sentences
+
+
 def _balanced(words: list[WordInfo]) -> list[Line]:
     """The fewest lines, and of those the narrowest: no last line of a single word."""
-    fewest = len(_lines(words, LINE_CHARS))
+    fewest = len(_wrapped(words, LINE_CHARS))
     narrowest = max((len(word.word) for word in words), default=LINE_CHARS)
-    return next(lines for width in range(narrowest, LINE_CHARS + 1) if len(lines := _lines(words, width)) == fewest)
+    return next(lines for width in range(narrowest, LINE_CHARS + 1) if len(lines := _wrapped(words, width)) == fewest)
 
 
-def _lines(words: list[WordInfo], width: int) -> list[Line]:
+def _wrapped(words: list[WordInfo], width: int) -> list[Line]:
     lines: list[Line] = []
     room = 0
     for word in words:

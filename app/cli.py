@@ -5,6 +5,7 @@ Everything heavier than argparse is imported where it is used: `--help` answers 
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 DEFAULT_URL = "ws://127.0.0.1:8000/ws/transcribe"
 DONE, FAILED, WRONG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
 """Exit codes: the last two are 128 + SIGINT, 128 + SIGPIPE, as shells count."""
+
+OPTIONS = {"language_codes": "--language", "model": "--model", "phrases": "--phrase"}
+"""What to type for a field of `start`."""
 
 DESCRIPTION = "Live captions of a WAV file or of the microphone, from a gateway."
 EPILOG = """\
@@ -123,7 +127,10 @@ def _advice(error: "GatewayError") -> str:
         case "unauthenticated" | "token_expired" | "forbidden":
             return ": give a valid token with --token"
         case "invalid_config" if error.param:
-            return f": change {error.param}"
+            field = re.split(r"[.\[]", error.param)[0]
+            return f": change {OPTIONS.get(field, field)}"
+        case "http_403" | "http_404":
+            return ": is --url the address of a gateway?"
     if error.retry_after_ms is not None:
         return f": try again in {error.retry_after_ms / 1000:.0f} s"
     return ": try again" if error.retryable else ": trying again will not help"
@@ -232,7 +239,7 @@ def _screens(options: argparse.Namespace, total_ms: int | None) -> "list[Screen]
     if options.output:
         screens.append(Plain(options.form, options.output))
     if sys.stdout.isatty():
-        screens.append(Terminal("txt" if options.output else options.form, total_ms))
+        screens.append(Terminal("txt" if options.output else options.form, total_ms, fast=options.fast))
     return screens or [Plain(options.form)]
 
 

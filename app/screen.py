@@ -68,16 +68,20 @@ class Plain:
 
 
 class Terminal:
-    """Finals scroll by; below them the interim of the moment and how far the audio is."""
+    """Finals scroll by; below them the interim of the moment and a bar: how far the audio is.
 
-    def __init__(self, form: Format, total_ms: int | None) -> None:
+    With `fast`, audio is far ahead of its text at once, so the bar shows how far the text is.
+    """
+
+    def __init__(self, form: Format, total_ms: int | None, *, fast: bool = False) -> None:
         from rich.console import Console  # noqa: PLC0415 - half of the start-up time, and a pipe does not need it
         from rich.live import Live  # noqa: PLC0415
 
         self._captions = Captions(form)
         self._wrap = form == "txt"
         self._total_ms = total_ms
-        self._sent_ms = 0
+        self._fast = fast
+        self._done_ms = 0
         self._interim = ""
         self._queued_ms = 0
         self._drawn = 0.0
@@ -100,14 +104,17 @@ class Terminal:
                 self._interim = message.text
             case Final() | GapEvent():
                 self._interim = ""
-            case Throttle():
+            case Throttle() if not self._fast:
                 self._queued_ms = message.queued_ms if message.state == "on" else 0
+        if self._fast and isinstance(message, Interim | Final | GapEvent):
+            self._done_ms = message.end_ms
         if isinstance(message, Durable):
             self._print(self._captions.add(message), style="yellow" if isinstance(message, GapEvent) else None)
         self._live.refresh()
 
     def progress(self, sent_ms: int) -> None:
-        self._sent_ms = sent_ms
+        if not self._fast:
+            self._done_ms = sent_ms
         if time.monotonic() - self._drawn >= DRAW_SECONDS:
             self._drawn = time.monotonic()
             self._live.refresh()
@@ -123,10 +130,10 @@ class Terminal:
         from rich.text import Text  # noqa: PLC0415
 
         line = Table.grid(padding=(0, 1))
-        clock = Text(_clock(self._sent_ms), style="cyan")
+        clock = Text(_clock(self._done_ms), style="cyan")
         if self._total_ms:
             clock.append(f" / {_clock(self._total_ms)}", style="dim")
-            line.add_row(ProgressBar(self._total_ms, self._sent_ms, width=30), clock, self._behind())
+            line.add_row(ProgressBar(self._total_ms, self._done_ms, width=30), clock, self._behind())
         else:
             line.add_row(Text("●", style="red"), clock, Text("Ctrl-C stops", style="dim"), self._behind())
         interim = [Text(self._interim, style="italic dim")] if self._interim else []

@@ -44,6 +44,13 @@ def test_a_long_final_becomes_cues_of_two_even_lines() -> None:
     ]
 
 
+def test_a_sentence_begins_a_new_line_where_that_costs_none() -> None:
+    (cue,) = cues(final("It was the epoch of belief. It was the epoch of incredulity."))
+    assert cue.text == "It was the epoch of belief.\nIt was the epoch of incredulity."
+    (cue,) = cues(final("Yes. No. Perhaps."))
+    assert cue.text == "Yes. No. Perhaps."
+
+
 def test_without_words_time_is_spread_by_length() -> None:
     first, second = cues(final(LONG, 1000, 11_000))
     assert first.start_ms == 1000

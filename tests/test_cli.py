@@ -324,12 +324,27 @@ async def test_without_a_gateway_the_user_is_told_how_to_run_one(recording: Path
             {"code": "too_many_sessions", "message": "8 of 8", "retryable": True, "retry_after_ms": 5000},
             "too_many_sessions: 8 of 8: try again in 5 s",
         ),
+        (
+            400,
+            {"code": "invalid_config", "message": "no", "retryable": False, "param": "language_codes[0]"},
+            "invalid_config: no: change --language",
+        ),
         (503, {"code": "overloaded", "message": "no room", "retryable": True}, "overloaded: no room: try again"),
     ],
 )
 async def test_a_refusal_says_what_to_do(recording: Path, status: int, error: dict[str, object], said: str) -> None:
     async with refusing(status, json.dumps({"error": error})) as url:
         assert await transcribe(recording, "--url", url) == (1, "", f"transcribe: {said}\n")
+
+
+async def test_another_servers_refusal_puts_the_address_in_question(recording: Path) -> None:
+    async with refusing(404, "<html>") as url:
+        code, _, err = await transcribe(recording, "--url", url)
+    assert code == 1
+    assert err == (
+        "transcribe: http_404: the server refused the connection with HTTP 404 Not Found: "
+        "is --url the address of a gateway?\n"
+    )
 
 
 async def test_an_error_in_the_middle_keeps_the_captions_before_it(recording: Path) -> None:
