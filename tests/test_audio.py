@@ -1,0 +1,85 @@
+"""Bytes and milliseconds, gathering, replay, pace: app/core/audio.py."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.core.audio import AudioFormat, Gatherer, Pace, ReplayBuffer
+
+LINEAR16 = AudioFormat("LINEAR16", 16000, 1)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "rate", "bytes_per_second"),
+    [("LINEAR16", 16000, 32000), ("LINEAR16", 44100, 88200), ("MULAW", 8000, 8000), ("ALAW", 48000, 48000)],
+)
+def test_a_second_has_so_many_bytes(encoding: str, rate: int, bytes_per_second: int) -> None:
+    audio = AudioFormat(encoding, rate, 1)
+    assert audio.bytes_per_second == bytes_per_second
+    assert audio.ms(bytes_per_second) == 1000
+    assert audio.offset(1000) == bytes_per_second
+
+
+def test_an_offset_never_splits_a_sample() -> None:
+    odd = AudioFormat("LINEAR16", 11025, 1)
+    assert all(odd.offset(ms) % 2 == 0 for ms in range(100))
+
+
+@given(st.lists(st.binary(max_size=50)), st.integers(1, 8))
+def test_gathering_loses_and_adds_nothing(frames: list[bytes], samples: int) -> None:
+    gatherer = Gatherer(samples * 2, 2)
+    chunks = [chunk for frame in frames for chunk in gatherer.add(frame)]
+    assert {len(chunk) for chunk in chunks} <= {samples * 2}
+    rest = gatherer.flush()
+    assert len(rest) % 2 == 0
+    assert len(gatherer) <= 1, "part of a sample stays"
+    whole = b"".join(frames)
+    assert b"".join(chunks) + rest == whole[: len(whole) - len(gatherer)]
+
+
+def test_a_gatherer_that_is_left_early_keeps_the_rest() -> None:
+    gatherer = Gatherer(2, 1)
+    next(gatherer.add(b"abcdef"))
+    assert list(gatherer.add(b"")) == [b"cd", b"ef"]
+
+
+@given(st.lists(st.integers(1, 9)), st.lists(st.integers(0, 60)))
+def test_the_replay_buffer_holds_exactly_what_is_not_settled(sizes: list[int], settled: list[int]) -> None:
+    buffer, whole, offset = ReplayBuffer(), b"", 0
+    for size in sizes:
+        chunk = bytes((offset + i) % 256 for i in range(size))
+        buffer.append(offset, chunk)
+        whole, offset = whole + chunk, offset + size
+    for position in sorted(settled):
+        buffer.settle(position)
+        held = buffer.replay()
+        assert b"".join(chunk for _, chunk in held) == whole[position:]
+        assert len(buffer) == max(0, len(whole) - position)
+        assert not held or held[0][0] == position or position == 0
+
+
+def test_a_gap_in_the_replay_buffer_has_no_bytes() -> None:
+    buffer = ReplayBuffer()
+    buffer.append(0, b"ab")
+    buffer.append(10, b"cd")
+    buffer.settle(5)
+    assert (len(buffer), buffer.replay()) == (2, [(10, b"cd")])
+
+
+def test_real_time_audio_is_never_delayed() -> None:
+    pace = Pace(rate=64000, burst=64000)
+    assert [pace.delay(i / 10, 3200) for i in range(100)] == [0.0] * 100
+
+
+def test_a_burst_goes_at_once_and_the_rest_at_the_rate() -> None:
+    pace = Pace(rate=100, burst=200)
+    assert pace.delay(0.0, 200) == 0.0
+    assert pace.delay(0.0, 100) == 1.0
+    assert pace.delay(1.0, 100) == 1.0, "the caller has waited, so it waits for the next hundred only"
+
+
+def test_a_pause_earns_one_burst_and_no_more() -> None:
+    pace = Pace(rate=100, burst=200)
+    pace.delay(0.0, 200)
+    assert pace.delay(1000.0, 200) == 0.0
+    assert pace.delay(1000.0, 100) == 1.0

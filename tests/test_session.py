@@ -1,0 +1,302 @@
+"""The life of one session, without I/O: app/core/session.py and app/core/history.py."""
+
+import json
+from typing import Any
+
+import pytest
+
+from app.core.errors import SessionError
+from app.core.protocol import MAX_FRAME_BYTES, Alternative, AudioMessage, Finalize, Gap, WordInfo, parse
+from app.core.recognition import (
+    ActivityTimeout,
+    Failed,
+    Finished,
+    LegEnded,
+    Result,
+    Settled,
+    SpeechActivity,
+    Throttled,
+)
+from app.core.session import Phase, Session, Timers
+
+SECOND = 32_000
+START = {"type": "start", "audio": {"encoding": "LINEAR16", "sample_rate_hertz": 16000}, "language_codes": ["en-US"]}
+
+
+def session(**start: Any) -> Session:
+    config = parse(json.dumps(START | start))
+    timers = Timers(idle=60, max_session=600)
+    return Session("s", config, timers=timers, window_seconds=10, now=0.0)  # type: ignore[arg-type]
+
+
+def due(a_session: Session, kind: str | None = None) -> list[dict[str, Any]]:
+    messages = [json.loads(message) for message in a_session.due()]
+    return [message for message in messages if kind is None or message["type"] == kind]
+
+
+def final(text: str, start_ms: int, end_ms: int, **more: Any) -> Result:
+    alternatives = (Alternative(text, 0.9), Alternative(text + "?", 0.1))
+    return Result(
+        text, start_ms, end_ms, is_final=True, language_code="en-us", channel=1, alternatives=alternatives, **more
+    )
+
+
+def interim(text: str, channel: int = 1) -> Result:
+    return Result(text, 0, 100, is_final=False, language_code="en-us", channel=channel, stability=0.5)
+
+
+# What is due ------------------------------------------------------------------------------------
+
+
+def test_started_tells_the_whole_config_and_the_limits() -> None:
+    a_session = session()
+    a_session.started("token", 0)
+    started = due(a_session)[0]
+    assert started["config"]["enable_automatic_punctuation"] is True
+    assert started["limits"] == {
+        "max_frame_bytes": 65536,
+        "window_bytes": 10 * SECOND,
+        "idle_timeout_ms": 60_000,
+        "max_session_ms": 600_000,
+    }
+
+
+def test_events_are_numbered_without_a_hole_and_sent_once() -> None:
+    a_session = session()
+    for i in range(3):
+        a_session.receive(final(f"word {i}", i, i + 1))
+    assert [(m["event"], m["text"]) for m in due(a_session)] == [(1, "word 0"), (2, "word 1"), (3, "word 2")]
+    assert due(a_session) == []
+
+
+def test_a_returning_reader_only_has_a_smaller_cursor() -> None:
+    a_session = session()
+    for i in range(3):
+        a_session.receive(final(f"word {i}", i, i + 1))
+    due(a_session)
+    a_session.link.cursor = 1
+    assert [m["event"] for m in due(a_session)] == [2, 3]
+
+
+def test_a_slow_link_loses_interims_never_finals() -> None:
+    a_session = session()
+    for i in range(5):
+        a_session.receive(interim(f"so {i}"))
+    a_session.receive(final("so far", 0, 100))
+    a_session.receive(interim("and"))
+    a_session.receive(interim("and on"))
+    assert [(m["type"], m["text"]) for m in due(a_session)] == [("final", "so far"), ("interim", "and on")]
+
+
+def test_an_interim_replaces_the_one_of_its_channel_only() -> None:
+    a_session = session()
+    for text, channel in (("a", 1), ("b", 2), ("c", 1)):
+        a_session.receive(interim(text, channel))
+    assert {(m["channel"], m["text"]) for m in due(a_session)} == {(1, "c"), (2, "b")}
+
+
+def test_nobody_gets_interims_who_did_not_ask() -> None:
+    a_session = session(interim_results=False)
+    a_session.receive(interim("x"))
+    assert due(a_session) == []
+
+
+def test_voice_activity_is_told_only_when_asked_for() -> None:
+    asked, silent = session(enable_voice_activity_events=True), session()
+    for a_session in (asked, silent):
+        a_session.receive(SpeechActivity(active=True, at_ms=10))
+        a_session.receive(SpeechActivity(active=False, at_ms=20))
+    assert due(asked) == [{"type": "speech_started", "at_ms": 10}, {"type": "speech_ended", "at_ms": 20}]
+    assert due(silent) == []
+
+
+def test_alternatives_and_words_come_only_where_they_were_asked_for() -> None:
+    plain, full = session(), session(max_alternatives=2)
+    plain.receive(final("a", 0, 1))
+    full.receive(final("a", 0, 1, words=(WordInfo("a", 0, 1),)))
+    assert "alternatives" not in due(plain)[0]
+    assert due(full)[0] | {"event": 0} == {
+        "type": "final",
+        "event": 0,
+        "text": "a",
+        "start_ms": 0,
+        "end_ms": 1,
+        "confidence": 0.9,
+        "language_code": "en-us",
+        "channel": 1,
+        "alternatives": [{"text": "a", "confidence": 0.9}, {"text": "a?", "confidence": 0.1}],
+        "words": [{"word": "a", "start_ms": 0, "end_ms": 1}],
+    }
+
+
+# Acknowledgement --------------------------------------------------------------------------------
+
+
+def test_ack_comes_after_the_final_that_it_speaks_of() -> None:
+    a_session = session()
+    a_session.receive_audio(bytes(SECOND))
+    a_session.receive(final("a", 0, 500))
+    a_session.receive(Settled(SECOND // 2))
+    assert [m["type"] for m in due(a_session)] == ["final", "ack"]
+
+
+def test_ack_is_cumulative_and_never_goes_back() -> None:
+    a_session = session()
+    a_session.receive_audio(bytes(SECOND))
+    a_session.receive(Settled(SECOND))
+    a_session.receive(Settled(SECOND // 2))
+    assert due(a_session) == [{"type": "ack", "received": SECOND, "final": SECOND, "window": 10 * SECOND}]
+
+
+def test_ack_follows_the_audio_at_every_tick() -> None:
+    a_session = session()
+    a_session.receive_audio(b"ab")
+    assert due(a_session) == []
+    a_session.tick(1.0)
+    assert due(a_session, "ack")[0]["received"] == 2
+    a_session.tick(2.0)
+    assert due(a_session) == []
+
+
+# Offsets ----------------------------------------------------------------------------------------
+
+
+def test_an_overlap_is_trimmed_and_a_hole_is_an_error() -> None:
+    a_session = session()
+    assert a_session.receive_audio_message(AudioMessage(b"abcd", 0)) == b"abcd"
+    assert a_session.receive_audio_message(AudioMessage(b"cdef", 2)) == b"ef"
+    assert a_session.receive_audio_message(AudioMessage(b"ab", 0)) == b""
+    assert a_session.receive_audio_message(AudioMessage(b"gh")) == b"gh"
+    with pytest.raises(SessionError, match="offset 9 leaves a hole: the next byte expected is 8") as error:
+        a_session.receive_audio_message(AudioMessage(b"x", 9))
+    assert error.value.code == "audio_hole"
+
+
+def test_a_frame_over_the_limit_is_refused_with_both_numbers() -> None:
+    with pytest.raises(SessionError, match="65537 bytes is over the limit of 65536"):
+        session().receive_audio(bytes(MAX_FRAME_BYTES + 1))
+
+
+def test_a_gap_moves_the_cursor_and_is_an_event() -> None:
+    a_session = session()
+    a_session.receive_gap(Gap(SECOND, "overflow"))
+    assert a_session.received == SECOND
+    assert due(a_session) == [{"type": "gap", "event": 1, "start_ms": 0, "end_ms": 1000, "reason": "overflow"}]
+
+
+# Finalize and stop ------------------------------------------------------------------------------
+
+
+def test_finalized_comes_once_everything_before_it_is_settled() -> None:
+    a_session = session()
+    a_session.receive_audio(bytes(SECOND))
+    a_session.finalize(Finalize("x"))
+    a_session.receive(Settled(SECOND - 2))
+    assert due(a_session, "finalized") == []
+    a_session.receive(Settled(SECOND))
+    assert due(a_session, "finalized") == [{"type": "finalized", "event": 1, "id": "x", "end_ms": 1000}]
+
+
+def test_stopped_is_the_last_event_and_has_the_sums() -> None:
+    a_session = session()
+    a_session.receive_audio(bytes(SECOND))
+    a_session.receive_gap(Gap(SECOND, "muted"))
+    a_session.stop()
+    a_session.receive(final("a", 0, 1000))
+    a_session.receive(Settled(2 * SECOND))
+    assert not a_session.ended, "the bill is still to come"
+    a_session.receive(LegEnded(1000))
+    a_session.receive(Finished())
+    assert due(a_session)[-1] == {
+        "type": "stopped",
+        "event": 3,
+        "audio_ms": 1000,
+        "billed_ms": 1000,
+        "finals": 1,
+        "gap_ms": 1000,
+        "upstream_streams": 1,
+        "resumes": 0,
+    }
+    assert a_session.ended
+
+
+@pytest.mark.parametrize("again", ["audio", "gap", "finalize", "stop"])
+def test_after_stop_only_keepalive_may_come(again: str) -> None:
+    a_session = session()
+    a_session.stop()
+    assert a_session.takes("keepalive")
+    with pytest.raises(SessionError) as error:
+        a_session.takes(again)
+    assert error.value.code == "bad_order"
+
+
+def test_while_the_gateway_closes_what_the_client_says_is_ignored() -> None:
+    a_session = session()
+    a_session.receive(ActivityTimeout())
+    assert a_session.phase is Phase.CLOSING
+    assert a_session.receive_audio(b"ab") == b""
+    assert not a_session.stop()
+    assert not a_session.finalize(Finalize())
+
+
+# Time and failure -------------------------------------------------------------------------------
+
+
+def test_silence_on_the_socket_is_warned_of_and_then_an_error() -> None:
+    a_session = session()
+    a_session.tick(44.0)
+    assert due(a_session) == []
+    a_session.tick(45.0)
+    warning = due(a_session)[0]
+    assert (warning["code"], warning["in_ms"]) == ("idle", 15_000)
+    with pytest.raises(SessionError, match="60 s"):
+        a_session.tick(60.0)
+
+
+def test_any_frame_resets_the_idle_timer() -> None:
+    a_session = session()
+    a_session.tick(45.0)
+    a_session.heard_from_client(50.0)
+    a_session.tick(100.0)
+    a_session.tick(105.0)
+    assert [m["code"] for m in due(a_session)] == ["idle", "idle"]
+
+
+def test_the_longest_session_is_warned_of_and_then_closed() -> None:
+    a_session = session()
+    a_session.heard_from_client(545.0)
+    a_session.tick(545.0)
+    assert due(a_session)[0]["code"] == "session_limit"
+    assert not a_session.over(599.0)
+    assert a_session.over(600.0)
+
+
+def test_throttle_is_told() -> None:
+    a_session = session()
+    a_session.receive(Throttled(active=True, queued_ms=2000))
+    assert due(a_session) == [{"type": "throttle", "state": "on", "queued_ms": 2000}]
+
+
+def test_the_first_failure_is_told_after_what_was_heard() -> None:
+    a_session = session()
+    a_session.receive(final("a", 0, 1))
+    a_session.receive(Failed(SessionError("upstream_unavailable", "gone", retry_after_ms=1000)))
+    a_session.fail(SessionError("internal", "later"))
+    messages = due(a_session)
+    assert [m["type"] for m in messages] == ["final", "error"]
+    assert messages[-1] == {
+        "type": "error",
+        "code": "upstream_unavailable",
+        "message": "gone",
+        "retryable": True,
+        "retry_after_ms": 1000,
+        "session_id": "s",
+    }
+
+
+def test_no_failure_undoes_an_ended_session() -> None:
+    a_session = session()
+    a_session.stop()
+    a_session.receive(Finished())
+    a_session.fail(SessionError("internal", "too late"))
+    assert a_session.error is None
