@@ -1,4 +1,7 @@
-"""Word errors over all the shared English recordings, streamed, against the same model on whole files."""
+"""Word errors over shared English recordings, streamed, against the same model on whole files.
+
+Every second recording, to be done in time; over all 115 (13 minutes) it was 12.1 % streamed and 10.8 % offline.
+"""
 
 import asyncio
 from collections.abc import Iterator
@@ -12,12 +15,10 @@ pytest.importorskip("onnxruntime")
 
 AT_ONCE = 8
 ALLOWED = 0.03  # above the model offline
-OFFLINE = 0.108  # of the model on the same recordings as whole files, measured once: it takes a minute
 PARTLY_WRITTEN = "google_samples/google_gnome.wav"  # its reference covers the first sentence only
 
-RECORDINGS = [
-    r for r in shared_recordings() if r.readable and r.path.parent.name != "containers" and r.name != PARTLY_WRITTEN
-]
+USABLE = [r for r in shared_recordings() if r.readable and r.path.parent.name != "containers"]
+RECORDINGS = [r for r in USABLE if r.name != PARTLY_WRITTEN][::2]
 
 pytestmark = pytest.mark.skipif(not RECORDINGS, reason="no shared recordings")
 
@@ -29,10 +30,11 @@ def port() -> Iterator[int]:
 
 
 async def test_streaming_costs_at_most_three_points_of_accuracy(port: int) -> None:
-    """Over every recording that can be read here."""
+    """Over every second recording that can be read here."""
     async with google("v2", port) as client:
         said = await _recognize(client, RECORDINGS)
-    assert word_errors(said, [recording.text for recording in RECORDINGS]) <= OFFLINE + ALLOWED
+    texts = [recording.text for recording in RECORDINGS]
+    assert word_errors(said, texts) <= word_errors(_offline(RECORDINGS), texts) + ALLOWED
 
 
 async def _recognize(client: Google, recordings: list[Recording]) -> list[str]:
@@ -44,3 +46,19 @@ async def _recognize(client: Google, recordings: list[Recording]) -> list[str]:
             return (await client.recognize(Asked(rate=rate), pieces(pcm, 25_600))).text
 
     return await asyncio.gather(*(one(recording) for recording in recordings))
+
+
+def _offline(recordings: list[Recording]) -> list[str]:
+    """The model on whole files, without voice activity, segments and workers."""
+    import numpy as np
+    import soxr
+
+    from app.emulator.models import speech_model
+    from app.emulator.moonshine import Moonshine
+
+    model, texts = Moonshine(speech_model(None)), []
+    for recording in recordings:
+        rate, pcm = recording.pcm()
+        samples = soxr.resample(np.frombuffer(pcm, np.int16).astype(np.float32) / 32768, rate, 16_000)
+        texts.append(" ".join(word for word, _ in model.transcribe(samples).words))
+    return texts

@@ -22,7 +22,7 @@ from app.emulator.wire import Kind
 
 TURN = 0.25  # seconds of audio a stream may put through before it is another's turn
 LEAST = 0.03  # seconds of audio worth a turn, about what the voice-activity network takes
-LATE = 0.5  # seconds behind real time from which on a stream gets no interims
+LATE = 0.5  # seconds that a stream may be behind real time; with one more behind, nobody gets interims
 READ = 1 << 18  # bytes
 
 
@@ -43,10 +43,16 @@ class Lane:
         self._waiting += audio
 
     @property
-    def busy(self) -> bool:
-        return len(self._waiting) >= self._second * LEAST or self.ended or self._interim_due
+    def late(self) -> bool:
+        """Audio waits although as much time has passed as it lasts: an upload at any speed is not late by itself."""
+        waiting, done = len(self._waiting) / self._second, self._done / self._second
+        return waiting > LATE and done < time.monotonic() - self._opened - LATE
 
-    def turn(self) -> list[bytes]:
+    def busy(self, *, interims: bool) -> bool:
+        """Whether a turn would do anything."""
+        return self._audio_due or self.ended or (interims and self._listener.interim_due)
+
+    def turn(self, *, interims: bool) -> list[bytes]:
         """One piece of work, and the frames that come of it."""
         frames = []
         if self._waiting:
@@ -58,19 +64,13 @@ class Lane:
         elif self.ended:
             frames += [wire.event(self.stream, event) for event in self._listener.finish()]
             frames.append(wire.frame(Kind.DONE, self.stream))
-        if self._interim_due:
+        if interims and self._listener.interim_due:
             frames += [wire.event(self.stream, event) for event in self._listener.interim()]
         return frames
 
     @property
-    def _interim_due(self) -> bool:
-        return not self._late and self._listener.interim_due
-
-    @property
-    def _late(self) -> bool:
-        """Audio waits although as much time has passed as it lasts: an upload at any speed is not late by itself."""
-        waiting, done = len(self._waiting) / self._second, self._done / self._second
-        return waiting > LATE and done < time.monotonic() - self._opened - LATE
+    def _audio_due(self) -> bool:
+        return len(self._waiting) >= self._second * LEAST
 
 
 class Worker:
@@ -91,7 +91,8 @@ class Worker:
             self._give_a_turn()
 
     def _exchange(self) -> bool:
-        busy = any(lane.busy for lane in self._lanes)
+        interims = self._in_time
+        busy = any(lane.busy(interims=interims) for lane in self._lanes)
         writers = [self._link] if self._out else []
         readable, writable, _ = select.select([self._link], writers, [], 0 if busy else None)
         try:
@@ -124,13 +125,18 @@ class Worker:
                 self._lanes.remove(lane)
 
     def _give_a_turn(self) -> None:
+        interims = self._in_time
         for _ in range(len(self._lanes)):
             lane = self._lanes[0]
             self._lanes.rotate(-1)
-            if lane.busy:
-                for frame in lane.turn():
+            if lane.busy(interims=interims):
+                for frame in lane.turn(interims=interims):
                     self._say(lane, frame)
                 return
+
+    @property
+    def _in_time(self) -> bool:
+        return not any(lane.late for lane in self._lanes)
 
     def _say(self, lane: Lane, frame: bytes) -> None:
         self._out += frame
