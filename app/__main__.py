@@ -22,14 +22,17 @@ def run(settings: Settings) -> None:
 
     app = create_app(settings)
     listener = listen(settings.host, settings.port)
-    _greet(settings, listener.getsockname()[1])
-    server(
+    serving = server(
         app,
         ping_interval=settings.ping_interval_seconds,
         ping_timeout=settings.ping_timeout_seconds,
         trusted_proxies=settings.trusted_proxies,
         log_level=settings.log_level,
-    ).run(sockets=[listener])
+    )
+    serving.on_started = lambda: _greet(settings, listener.getsockname()[1])
+    serving.run(sockets=[listener])
+    if not serving.started:
+        sys.exit(1)
 
 
 def _greet(settings: Settings, port: int) -> None:

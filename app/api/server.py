@@ -8,6 +8,7 @@ be closed is aborted; a frame that the parser refuses is answered with our `erro
 import logging
 import socket
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import uvicorn
@@ -87,12 +88,23 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+class GatewayServer(uvicorn.Server):
+    """Calls `on_started` once it serves."""
+
+    on_started: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started and self.on_started is not None:
+            self.on_started()
+
+
 def server(
     app: FastAPI, *, ping_interval: float, ping_timeout: float, trusted_proxies: str, log_level: str
-) -> uvicorn.Server:
+) -> GatewayServer:
     """`server(...).run(sockets=[listen(...)])` serves until SIGTERM."""
     _set_up_log(log_level)
-    return uvicorn.Server(
+    return GatewayServer(
         uvicorn.Config(
             app,
             loop="uvloop",
