@@ -17,7 +17,7 @@ from app.emulator.voice import CONTEXT, FRAME, LEAD_IN, PAUSE, Cut, Segmenter, V
 SECOND = 1_000_000_000  # in nanoseconds
 GRAIN = RATE // 100  # cuts fall on 10 ms, a whole number of samples at every usual rate
 INTERIM_EVERY = RATE // 2  # samples of new speech,
-INTERIM_SHARE = 0.2  # and of the segment's length
+INTERIM_SHARE = 0.25  # and of the segment's length
 
 
 class Listener:
