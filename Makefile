@@ -1,4 +1,4 @@
-# Eight words. `make run` and `make test` need only Debian 12's python3, python3-venv and make.
+# Seven words. `make run` and `make test` need only Debian 12's python3, python3-venv and make.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --python .venv
@@ -6,7 +6,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-in
 	--no-annotate --no-header --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := run
-.PHONY: run demo test check bench prove lock clean
+.PHONY: run demo test check bench lock clean
 
 run: .venv/emulator        ## the gateway with the embedded emulator on http://127.0.0.1:8000
 	$(BIN)/transcribe serve
