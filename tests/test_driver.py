@@ -309,23 +309,36 @@ async def test_telephone_encodings_go_up_as_they_are(
 
 
 @pytest.mark.parametrize(
-    ("api", "field", "value", "named"),
+    ("settings", "start", "param", "said"),
     [
-        ("v1", "model", "chirp_3", "v1"),
-        ("v2", "model", "phone_call", "v2"),
-        ("v1", "language_codes", ["auto"], "v1"),
+        ({"speech_api": "v1"}, {"model": "chirp_3"}, "model", "with Speech-to-Text v1 one of latest_long"),
+        ({"speech_api": "v2"}, {"model": "phone_call"}, "model", "with Speech-to-Text v2 one of long"),
+        ({"speech_api": "v1"}, {"language_codes": ["auto"]}, "language_codes", "v1 needs a BCP-47 code"),
+        ({}, {"language_codes": ["auto"]}, "language_codes", "only the chirp models find the language, not long"),
+        ({}, {"model": "chirp_2"}, "model", "it needs a region"),
+        (
+            {"google_location": "us"},
+            {"model": "chirp_3", "enable_word_confidence": True},
+            "enable_word_confidence",
+            "chirp_3 has no confidence",
+        ),
+        (
+            {"google_location": "us-central1"},
+            {"language_codes": ["en-US", "de-DE"]},
+            "language_codes",
+            "one language in the region us-central1",
+        ),
     ],
 )
-async def test_what_one_version_lacks_is_refused_by_name(
-    upstream: ScriptedUpstream, api: str, field: str, value: object, named: str
+async def test_what_the_api_would_refuse_is_refused_by_name(
+    upstream: ScriptedUpstream, settings: dict[str, str], start: dict[str, object], param: str, said: str
 ) -> None:
-    async with run_gateway(upstream=f"grpc://{upstream.address}", speech_api=api) as gateway:
+    async with run_gateway(upstream=f"grpc://{upstream.address}", **settings) as gateway:
         async with Client.connect(gateway) as client:
-            await client.say(START | {field: value})
+            await client.say(START | start)
             error = await client.hear("error")
-    assert error["code"] == "invalid_config"
-    assert error["param"] == field
-    assert named in error["message"]
+    assert (error["code"], error["param"]) == ("invalid_config", param)
+    assert said in error["message"]
     assert upstream.calls == []
 
 

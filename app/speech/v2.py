@@ -12,10 +12,15 @@ import grpc
 from google.cloud import speech_v2
 from google.cloud.speech_v2.services.speech.transports import SpeechGrpcAsyncIOTransport
 
+from app.core.errors import invalid
 from app.core.protocol import SessionConfig
 from app.speech.dialect import Client, Names, check_model, timeouts_ms, wants_activity
 
 _types = speech_v2.types
+
+# What Google's documentation says, and what its servers were seen to answer with INVALID_ARGUMENT.
+_REGIONAL = {"chirp_2", "chirp_3"}
+_MULTILINGUAL = {"global", "us", "eu"}
 
 
 class SpeechV2:
@@ -45,6 +50,7 @@ class SpeechV2:
     def __init__(
         self, *, project: str, location: str = "global", model: str | None = None, activity_events: bool = True
     ) -> None:
+        self._location = location
         self._recognizer = f"projects/{project}/locations/{location}/recognizers/_"
         self._model = model or self.default_model
         self._activity_events = activity_events
@@ -55,6 +61,17 @@ class SpeechV2:
 
     def check(self, config: SessionConfig) -> None:
         check_model(self, config)
+        model = config.model or self._model
+        if model in _REGIONAL and self._location == "global":
+            raise invalid("model", model, "it needs a region: GATEWAY_GOOGLE_LOCATION is global")
+        if model == "chirp_3" and config.enable_word_confidence:
+            raise invalid("enable_word_confidence", True, "chirp_3 has no confidence of words")
+        if model == "chirp_3" and config.diarization:
+            raise invalid("diarization", config.diarization, "chirp_3 does not tell speakers apart in a stream")
+        if "auto" in config.language_codes and not model.startswith("chirp"):
+            raise invalid("language_codes", "auto", f"only the chirp models find the language, not {model}")
+        if len(config.language_codes) > 1 and self._location not in _MULTILINGUAL:
+            raise invalid("language_codes", config.language_codes, f"one language in the region {self._location}")
 
     def config_request(self, config: SessionConfig) -> Any:
         return _types.StreamingRecognizeRequest(
