@@ -38,7 +38,9 @@ def google_access(key_file: Path | None) -> GoogleAccess:
     """
     try:
         if key_file is not None:
-            credentials, project = google.auth.load_credentials_from_file(str(key_file), scopes=_SCOPES)
+            credentials, project = google.auth.load_credentials_from_file(  # type: ignore[no-untyped-call]
+                str(key_file), scopes=_SCOPES
+            )
         else:
             credentials, project = google.auth.default(scopes=_SCOPES)
     except (DefaultCredentialsError, ValueError) as error:
