@@ -13,13 +13,13 @@ from dataclasses import dataclass, field
 from rich.console import Console
 from rich.table import Table
 
-from app.cli_run import in_real_time
+from app.cli.demo import own_gateway
+from app.cli.run import in_real_time
+from app.cli.wav import Wav, open_wav
 from app.client import Audio, Message, SessionConfig, Transcriber
 from app.core.audio import AudioFormat
 from app.core.protocol import Final, Interim, SpeechEnded, SpeechStarted
-from app.demo import own_gateway
 from app.emulator.models import sample_recording
-from app.wav import Wav, open_wav
 
 FRAME_MS = 100
 WANTED_SECONDS = {"first interim": 1.5, "final": 2.0}

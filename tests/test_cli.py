@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from app.cli import main
+from app.cli.command import main
+from app.cli.demo import GatewayNotReadyError, own_gateway
+from app.cli.microphone import KEPT_BLOCKS, Recording
 from app.core.protocol import Gap
-from app.demo import GatewayNotReadyError, own_gateway
-from app.microphone import KEPT_BLOCKS, Recording
 from tests.scripted import Peer, refusing, scripted
 
 ROOT = Path(__file__).parent.parent

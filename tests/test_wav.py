@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from app.wav import WavError, open_wav
+from app.cli.wav import WavError, open_wav
 
 RATE = 16_000
 

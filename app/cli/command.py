@@ -6,6 +6,7 @@ Everything heavier than argparse is imported where it is used: `--help` answers 
 import argparse
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
@@ -13,10 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from app.cli_run import Session
+    from app.cli.run import Session
+    from app.cli.screen import Screen
     from app.client import GatewayError, SessionConfig
     from app.core.protocol import Audio
-    from app.screen import Screen
 
 DEFAULT_URL = "ws://127.0.0.1:8000/ws/transcribe"
 DONE, FAILED, WRONG, INTERRUPTED, BROKEN_PIPE = 0, 1, 2, 130, 141
@@ -101,6 +102,7 @@ def _demo(arguments: Sequence[str]) -> int:
         description="Start a gateway, send the sample recording through it at real time, show the captions, stop it.",
     )
     parser.parse_args(arguments)
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))  # the gateway must not outlive us
     return _run(_through_own_gateway())
 
 
@@ -140,10 +142,10 @@ def _advice(error: "GatewayError") -> str:
 
 
 async def _from_file(options: argparse.Namespace) -> int:
-    from app.cli_run import at_once, in_real_time, note, run  # noqa: PLC0415
+    from app.cli.run import at_once, in_real_time, note, run  # noqa: PLC0415
+    from app.cli.wav import WavError, open_wav  # noqa: PLC0415
     from app.core.audio import AudioFormat  # noqa: PLC0415
     from app.core.protocol import Audio  # noqa: PLC0415
-    from app.wav import WavError, open_wav  # noqa: PLC0415
 
     with ExitStack() as stack:
         try:
@@ -160,8 +162,8 @@ async def _from_file(options: argparse.Namespace) -> int:
 
 
 async def _from_microphone(options: argparse.Namespace) -> int:
-    from app.cli_run import run  # noqa: PLC0415
-    from app.microphone import AUDIO, MicrophoneError, open_microphone  # noqa: PLC0415
+    from app.cli.microphone import AUDIO, MicrophoneError, open_microphone  # noqa: PLC0415
+    from app.cli.run import run  # noqa: PLC0415
 
     with ExitStack() as stack:
         try:
@@ -173,8 +175,8 @@ async def _from_microphone(options: argparse.Namespace) -> int:
 
 
 async def _through_own_gateway() -> int:
-    from app.cli_run import note  # noqa: PLC0415
-    from app.demo import GatewayNotReadyError, own_gateway  # noqa: PLC0415
+    from app.cli.demo import GatewayNotReadyError, own_gateway  # noqa: PLC0415
+    from app.cli.run import note  # noqa: PLC0415
 
     recording = _sample_recording()
     try:
@@ -206,7 +208,7 @@ async def _checked(session: Coroutine[None, None, bool]) -> bool:
 
 
 def _session(options: argparse.Namespace, audio: "Audio") -> "Session":
-    from app.cli_run import Session  # noqa: PLC0415
+    from app.cli.run import Session  # noqa: PLC0415
 
     return Session(
         url=options.url,
@@ -233,7 +235,7 @@ def _config(options: argparse.Namespace, audio: "Audio") -> "SessionConfig":
 
 def _screens(options: argparse.Namespace, total_ms: int | None) -> "list[Screen]":
     """A terminal shows what is going on, also while the captions go to a file."""
-    from app.screen import Plain, Terminal  # noqa: PLC0415
+    from app.cli.screen import Plain, Terminal  # noqa: PLC0415
 
     screens: list[Screen] = []
     if options.output:

@@ -8,10 +8,10 @@ from contextlib import ExitStack, aclosing, contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from app.cli.screen import Screen
 from app.client import SessionConfig, Transcriber
 from app.core.audio import AudioFormat
 from app.core.protocol import Gap, GoAway, WarningMessage
-from app.screen import Screen
 
 LAST_FINALS_SECONDS = 10.0
 """After Ctrl-C, for the gateway to finish what it has heard."""

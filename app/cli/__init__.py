@@ -1,0 +1,1 @@
+"""The command `transcribe`: what a person types, and what the terminal shows."""
