@@ -72,7 +72,11 @@ def invalid(param: str, value: object, allowed: str) -> SessionError:
     return SessionError("invalid_config", f"{param}: {shorten(value)} is not allowed: {allowed}", param=param)
 
 
-def shorten(value: object, limit: int = 80) -> str:
+def shorten(value: object) -> str:
     """`repr` of a client's value, short enough for a message."""
-    text = repr(value)
+    return elide(repr(value))
+
+
+def elide(text: str, limit: int = 80) -> str:
+    """A client's word, short enough for a message."""
     return text if len(text) <= limit else text[:limit] + "..."

@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 from msgspec import inspect
 
-from app.core.errors import SessionError, invalid, shorten
+from app.core.errors import SessionError, elide, invalid, shorten
 
 _AT = re.compile(r" - at `\$\.?(.*)`$")
 _FIELD = re.compile(r"Object (missing required|contains unknown) field `(.*?)`")
@@ -33,7 +33,7 @@ def explain(text: str, reason: str, messages: Any) -> SessionError:
 def _explain_field(raw: dict[str, Any], reason: str, shape: inspect.Type) -> SessionError:
     path = match.group(1) if (match := _AT.search(reason)) else ""
     if field := _FIELD.match(reason):
-        param = f"{path}.{field.group(2)}".lstrip(".")
+        param = elide(f"{path}.{field.group(2)}".lstrip("."))
         if field.group(1) == "missing required":
             allowed = _allowed(_walk_type(shape, param))
             return SessionError("invalid_config", f"{param}: is missing: {allowed}", param=param)
@@ -99,8 +99,8 @@ def _allowed(shape: inspect.Type) -> str:
             low = shape.ge if shape.gt is None else shape.gt + 1
             high = shape.le if shape.lt is None else shape.lt - 1
             return noun + (f" from {low}" if low is not None else "") + (f" to {high}" if high is not None else "")
-        case inspect.StrType(max_length=int(longest)):
-            return f"a string of at most {longest} characters"
+        case inspect.StrType(min_length=shortest, max_length=int(longest)):
+            return f"a string of {f'{shortest} to' if shortest else 'at most'} {longest} characters"
         case inspect.StrType():
             return "a string"
         case inspect.BytesType():

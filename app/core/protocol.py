@@ -107,7 +107,7 @@ class Gap(_Strict, frozen=True, tag="gap"):
 
 
 class Finalize(_Strict, frozen=True, tag="finalize"):
-    id: Annotated[str, Meta(max_length=64)] | int | None = None
+    id: Name | Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
 
 
 class Keepalive(_Strict, frozen=True, tag="keepalive"):
