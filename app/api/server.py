@@ -2,7 +2,8 @@
 
 The protocol class extends uvicorn's where experiments showed it wanting (uvicorn is pinned for that): a client that
 pushes a file through TCP's back-pressure is alive although its pongs are stuck behind the audio; a socket that cannot
-be closed is aborted; a frame that the parser refuses is answered with our `error` before the close.
+be closed is aborted; a frame that the parser refuses is answered with our `error` before the close; what a peer can
+make it hold is bounded.
 """
 
 import logging
@@ -23,10 +24,15 @@ from app.core.protocol import MAX_FRAME_BYTES, MAX_TEXT_BYTES, error_message, se
 ABORT_SECONDS = 3.0
 """A close that the peer does not answer ends in an abort after so long."""
 GRACE_SECONDS = 10
+MAX_PIECES = 256
+"""Of one message: the parser counts their bytes, and so takes empty ones without end."""
+MAX_UNREAD_BYTES = 1024 * 1024
+"""Pongs do not wait for a peer that never reads."""
 _PARSER_ERRORS = {
     1007: SessionError("bad_json", "a text frame must be UTF-8"),
     1009: SessionError(
-        "frame_too_large", f"the limits are {MAX_FRAME_BYTES} bytes of audio and {MAX_TEXT_BYTES} of text in one frame"
+        "frame_too_large",
+        f"the limits of one frame are {MAX_FRAME_BYTES} bytes of audio, {MAX_TEXT_BYTES} of text, {MAX_PIECES} pieces",
     ),
 }
 
@@ -35,15 +41,34 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
     """One WebSocket connection."""
 
     heard_at = 0.0
+    failed = False
+    """The peer broke the WebSocket protocol: what still comes is read and dropped."""
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self.loop.time()
+        if self.failed:
+            return
         super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self._fail()
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         if self.response.status_code == 101:
-            self.scope["extensions"]["gateway.abort"] = self.transport.abort  # type: ignore[typeddict-unknown-key]
+            extensions: Any = self.scope["extensions"]
+            extensions["gateway.abort"] = self.transport.abort
+
+    def handle_cont(self, event: Frame) -> None:
+        if len(self.frames) < MAX_PIECES:
+            super().handle_cont(event)
+        elif not self.failed:
+            self.conn.fail(1009, f"more than {MAX_PIECES} pieces")
+            self.handle_parser_exception()
+
+    def handle_ping(self) -> None:
+        super().handle_ping()
+        if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            self.transport.abort()
 
     def keepalive_timeout(self) -> None:
         if self.heard_at > self.ping_sent_at or self.read_paused:
@@ -53,29 +78,46 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             return
         super().keepalive_timeout()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": 1011, "reason": "keepalive ping timeout"})
-        self.loop.call_later(ABORT_SECONDS, self.transport.abort)
+        self._abort_later()
 
     def handle_parser_exception(self) -> None:
         close = self.conn.close_sent
-        error = _PARSER_ERRORS.get(close.code) if close else None
-        if error is not None and self.handshake_complete and not self.close_sent:
-            told = Frame(Opcode.TEXT, serialize(error_message(error)).encode())
-            self.transport.write(told.serialize(mask=False))
-        super().handle_parser_exception()
-        self.loop.call_later(ABORT_SECONDS, self.transport.abort)
+        if close is not None and not self.close_sent:
+            self.queue.put_nowait({"type": "websocket.disconnect", "code": close.code, "reason": close.reason})
+            if error := _PARSER_ERRORS.get(close.code):
+                told = Frame(Opcode.TEXT, serialize(error_message(error)).encode())
+                self.transport.write(told.serialize(mask=False))
+        self._fail()
 
     async def send(self, message: Any) -> None:
         await super().send(message)
         if message["type"] == "websocket.close":
-            self.loop.call_later(ABORT_SECONDS, self.transport.abort)
+            self._abort_later()
         elif message["type"] == "websocket.http.response.body" and not message.get("more_body"):
             self.handshake_complete = True  # else uvicorn logs a refusal as an error of the application
+
+    def _fail(self) -> None:
+        """Half-closes and goes on reading: to close while bytes still come is a reset, and nobody reads why."""
+        self.failed = self.close_sent = True
+        self.transport.write(b"".join(self.conn.data_to_send()))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        if self.read_paused:
+            self.read_paused = False
+            self.transport.resume_reading()
+        self._abort_later()
+
+    def _abort_later(self) -> None:
+        if self.close_timer is not None:
+            self.close_timer.cancel()
+        self.close_timer = self.loop.call_later(ABORT_SECONDS, self.transport.abort)
 
 
 def listen(host: str, port: int) -> socket.socket:
     """Small buffers: what the kernel holds is audio that nobody has acknowledged, and captions that nobody has read."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio's own loop sets TCP_NODELAY only where the protocol is named; without it a caption waits 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32 * 1024)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 128 * 1024)
