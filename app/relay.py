@@ -36,6 +36,9 @@ class Socket(Protocol):
     def abort(self) -> None:
         """Drops the connection at once, whatever is still unsent."""
 
+    async def gone(self) -> None:
+        """Waits for the connection's end, however much of it was not received yet."""
+
 
 class Recognizer(Protocol):
     """Hears one session. It tells what it heard through the callback that it was made with."""
@@ -78,13 +81,14 @@ class Relay:
         """Until the session has ended or the socket is gone. Leaves no task and no upstream call behind."""
         reader = asyncio.create_task(self._guard(self._read()))
         writer = asyncio.create_task(self._guard(self._write()))
+        gone = asyncio.create_task(self._socket.gone())  # a reader that waits for the upstream would not notice
         self._wake.set()
         try:
-            await asyncio.wait({reader, writer}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({reader, writer, gone}, return_when=asyncio.FIRST_COMPLETED)
             if self.session.ended:
                 await writer
         finally:
-            tasks = [task for task in (reader, writer, self._finishing) if task is not None]
+            tasks = [task for task in (reader, writer, gone, self._finishing) if task is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

@@ -6,6 +6,7 @@ be closed is aborted; a frame that the parser refuses is answered with our `erro
 make it hold is bounded.
 """
 
+import asyncio
 import logging
 import socket
 import sys
@@ -44,6 +45,14 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
     failed = False
     """The peer broke the WebSocket protocol: what still comes is read and dropped."""
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.gone = asyncio.Event()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.gone.set()
+
     def data_received(self, data: bytes) -> None:
         self.heard_at = self.loop.time()
         if self.failed:
@@ -56,7 +65,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if self.response.status_code == 101:
             extensions: Any = self.scope["extensions"]
-            extensions["gateway.abort"] = self.transport.abort
+            extensions |= {"gateway.abort": self.transport.abort, "gateway.gone": self.gone}
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) < MAX_PIECES:

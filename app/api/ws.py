@@ -2,6 +2,8 @@
 which cannot read one: they are accepted, told and closed.
 """
 
+import asyncio
+
 import msgspec
 from fastapi import APIRouter, WebSocket
 from fastapi.responses import JSONResponse
@@ -20,14 +22,15 @@ class FastApiSocket:
 
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
-        self._abort = websocket.scope["extensions"].get("gateway.abort")
+        self._abort = websocket.scope["extensions"]["gateway.abort"]
+        self._gone: asyncio.Event = websocket.scope["extensions"]["gateway.gone"]
 
     async def receive(self) -> str | bytes:
         message = await self._websocket.receive()
         if message["type"] == "websocket.disconnect":
             raise Disconnected
-        data = message.get("bytes")
-        return data if data is not None else message["text"]
+        data: str | bytes = message["bytes"] if message.get("bytes") is not None else message["text"]
+        return data
 
     async def send(self, text: str) -> None:
         try:
@@ -42,8 +45,10 @@ class FastApiSocket:
             raise Disconnected from error
 
     def abort(self) -> None:
-        if self._abort is not None:
-            self._abort()
+        self._abort()
+
+    async def gone(self) -> None:
+        await self._gone.wait()
 
 
 @router.websocket("/ws/transcribe")
