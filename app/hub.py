@@ -69,16 +69,17 @@ class Hub:
     def full(self) -> bool:
         return self._sockets >= self._limits.max_sessions
 
+    @property
+    def places(self) -> str:
+        """In words; a socket takes a place before it says `start`."""
+        return f"{self._sockets} of {self._limits.max_sessions} places are taken"
+
     def admit(self) -> None:
         """Before the upgrade. Raises SessionError when no session may be opened now."""
         if self._closing:
             raise SessionError("restarting", "the gateway is shutting down", retry_after_ms=RETRY_AFTER_MS)
         if self.full:
-            raise SessionError(
-                "overloaded",
-                f"{self._sockets} sessions are open, the limit is {self._limits.max_sessions}",
-                retry_after_ms=RETRY_AFTER_MS,
-            )
+            raise SessionError("overloaded", self.places, retry_after_ms=RETRY_AFTER_MS)
 
     async def serve(self, socket: Socket) -> None:
         """One accepted socket, until it is closed."""

@@ -69,7 +69,7 @@ async def readyz(request: Request, response: Response) -> Readiness:
     if hub.closing:
         reason = "draining: the gateway is shutting down"
     elif hub.full:
-        reason = f"full: {hub.sessions} sessions are open"
+        reason = f"full: {hub.places}"
     elif not await answers():
         reason = "upstream: Speech-to-Text does not answer"
     if reason != "ok":
@@ -114,5 +114,8 @@ def load_page() -> dict[str, bytes]:
 async def on_http_error(_: Request, error: Exception) -> JSONResponse:
     """Every HTTP error has the shape of the protocol's `error` message."""
     assert isinstance(error, StarletteHTTPException)
-    body = {"code": f"http_{error.status_code}", "message": str(error.detail), "retryable": error.status_code >= 500}
-    return JSONResponse({"error": body}, error.status_code, error.headers)
+    return JSONResponse(error_body(error.status_code, str(error.detail)), error.status_code, error.headers)
+
+
+def error_body(status: int, message: str) -> dict[str, object]:
+    return {"error": {"type": "error", "code": f"http_{status}", "message": message, "retryable": status >= 500}}

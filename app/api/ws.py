@@ -3,12 +3,14 @@ which cannot read one: they are accepted, told and closed.
 """
 
 import asyncio
+from contextlib import suppress
 
 import msgspec
 from fastapi import APIRouter, WebSocket
 from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocketDisconnect
 
+from app.api.http import error_body
 from app.core.errors import SessionError
 from app.core.protocol import SUBPROTOCOL, error_message
 from app.hub import Hub, refuse
@@ -64,6 +66,13 @@ async def transcribe(websocket: WebSocket) -> None:
     await hub.serve(FastApiSocket(websocket))
 
 
+@router.websocket("/{path:path}")
+async def elsewhere(websocket: WebSocket) -> None:
+    """Another path; without this route it would be a 403 without a word."""
+    body = error_body(404, "there is no WebSocket here: it is at /ws/transcribe")
+    await websocket.send_denial_response(JSONResponse(body, 404))
+
+
 def _subprotocol(websocket: WebSocket) -> str | None:
     return SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None
 
@@ -71,7 +80,8 @@ def _subprotocol(websocket: WebSocket) -> str | None:
 async def _refuse_upgrade(websocket: WebSocket, error: SessionError) -> None:
     if "origin" in websocket.headers:
         await websocket.accept(subprotocol=_subprotocol(websocket))
-        await refuse(FastApiSocket(websocket), error)
+        with suppress(Disconnected):
+            await refuse(FastApiSocket(websocket), error)
         return
     headers = {}
     if error.retry_after_ms is not None:
