@@ -69,20 +69,20 @@ class Leg:
 
     async def close(self) -> None:
         """Ends the call whatever its state, and releases its generator."""
-        while not self.queue.empty():
-            self.queue.get_nowait()
+        self._drain()
         self.queue.put_nowait(None)  # a call that is still queued for a slot opens later: it finds its end at once
         if self.task is not None:
             self.task.cancel()
             await asyncio.gather(self.task, return_exceptions=True)
 
     async def _run(self, lease: Lease, heard: Callable[["Leg", Any], None], ended: Callable[["Leg"], None]) -> None:
-        call: Any = None
-        try:
-            call = await lease.client.streaming_recognize(
+        opening = asyncio.ensure_future(
+            lease.client.streaming_recognize(
                 self._requests(), retry=None, timeout=CALL_TIMEOUT_SECONDS, metadata=self._dialect.metadata
             )
-            async for response in call:
+        )
+        try:
+            async for response in await asyncio.shield(opening):  # cancelled, it would open all the same, unseen
                 heard(self, response)
         except asyncio.CancelledError as error:
             if (task := asyncio.current_task()) is not None and task.cancelling():
@@ -91,11 +91,15 @@ class Leg:
         except Exception as error:
             self.error = error
         finally:
-            if call is not None:
-                call.cancel()  # an abandoned call leaks about 43 kB and three tasks
+            opening.add_done_callback(_cancel_call)
             lease.release()
         self.ended = True
+        self._drain()  # whoever waits to put more is let go
         ended(self)
+
+    def _drain(self) -> None:
+        while not self.queue.empty():
+            self.queue.get_nowait()
 
     async def _requests(self) -> AsyncIterator[Any]:
         """Config first, then audio at a bounded pace. Never raises: a raise here would hang the call."""
@@ -108,3 +112,9 @@ class Leg:
             if (delay := self._pace.delay(clock(), len(chunk))) > 0:
                 await asyncio.sleep(delay)
             yield request(chunk)
+
+
+def _cancel_call(opened: asyncio.Future[Any]) -> None:
+    """An abandoned call leaks about 43 kB and three tasks."""
+    if not opened.cancelled() and opened.exception() is None:
+        opened.result().cancel()
