@@ -172,6 +172,8 @@ class Session:
 
     def receive_audio_message(self, message: AudioMessage) -> bytes:
         """Base64 audio: what was received already is trimmed. Returns what of it counts."""
+        if not self.takes("audio"):
+            return b""
         offset = self.received if message.offset is None else message.offset
         if offset > self.received:
             raise SessionError(
