@@ -55,7 +55,10 @@ class EmbeddedEmulator:
         if self._workers:
             command += ["--workers", str(self._workers)]
         self._process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+            *command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # a terminal's Ctrl-C is for the gateway, which ends its sessions first
         )
         assert self._process.stdout is not None
         try:
