@@ -66,6 +66,10 @@ class Gatherer:
         """Everything up to the last whole sample; part of a sample stays."""
         return self._take(len(self._pending) - len(self._pending) % self._frame_bytes)
 
+    def drop(self) -> int:
+        """Forgets what is left; returns how much it was."""
+        return len(self._take(len(self._pending)))
+
     def _take(self, count: int) -> bytes:
         chunk = bytes(self._pending[:count])
         del self._pending[:count]

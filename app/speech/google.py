@@ -35,6 +35,8 @@ from app.speech.responses import ResponseReader
 
 PACE_BURST_SECONDS = 2.0
 """Audio that may go up at once, before the pace counts: a phone's short hiccup is not slowed down."""
+MAX_LEGS = 4
+"""Legs of one session at a time: the one that hears, and those whose last words are awaited."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,12 @@ class GoogleRecognizer:
         self._legs: deque[Leg] = deque()
         self._speaking = False
         self._room = asyncio.Event()
+        self._putting = False
+        """A chunk waits for its turn: the gatherer's audio comes after it."""
+        self._torn = 0
+        """Bytes to come that are the rest of a sample which a gap has cut."""
+        self._deaf = False
+        """The upstream hears no more: audio is dropped."""
         self._throttled = False
         self._audio_at = 0.0
         self._finished = False
@@ -107,13 +115,17 @@ class GoogleRecognizer:
 
     async def send(self, audio: bytes) -> None:
         """Takes audio of any length; waits while the upstream is behind. Not for two tasks at once."""
-        for chunk in self._gatherer.add(audio):
+        rest = min(self._torn, len(audio))
+        self._torn -= rest
+        self._taken += rest
+        for chunk in self._gatherer.add(audio[rest:]):
             await self._put(chunk)
 
     async def skip(self, count: int) -> None:
         """The session's audio goes on `count` bytes later: a seam, since a leg's time has no holes."""
         await self._cut()
-        self._taken += count
+        self._taken += self._gatherer.drop() + count
+        self._torn = -self._taken % self._format.frame_bytes
         self._settle_if_idle()
 
     async def finalize(self) -> None:
@@ -132,11 +144,11 @@ class GoogleRecognizer:
         """At least every second: parks a leg that gets no audio, tells when the throttle is off again."""
         leg = self._current
         if leg and leg.queue.empty() and now - self._audio_at >= self._limits.idle:
-            if rest := self._gatherer.flush():
+            if not self._putting and (rest := self._gatherer.flush()):
                 self._account(leg, rest)
                 leg.queue.put_nowait(rest)
             leg.half_close_nowait()
-        if self._throttled and self.queued_ms == 0:
+        if self._throttled and not self._putting and self.queued_ms == 0:
             self._throttled = False
             self._listen(Throttled(active=False, queued_ms=0))
 
@@ -152,17 +164,29 @@ class GoogleRecognizer:
         """The leg that takes audio."""
         return self._legs[-1] if self._legs and not self._legs[-1].half_closed else None
 
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
     async def _put(self, chunk: bytes) -> None:
-        await self._wait_for_room()
-        now = asyncio.get_running_loop().time()
-        if self._is_due_for_change(now):
+        self._putting = True
+        try:
+            if not self._deaf:
+                await self._hand_over(chunk)
+        finally:
+            self._putting = False
+
+    async def _hand_over(self, chunk: bytes) -> None:
+        await self._wait_while(lambda: len(self._buffer) >= self._limits.replay * self._format.bytes_per_second)
+        if self._is_due_for_change(self._now()):
             await self._half_close()
-        leg = self._current or self._open(now)
+        await self._wait_while(lambda: self._current is None and len(self._legs) >= MAX_LEGS)
+        if self._deaf:
+            return
+        leg = self._current or self._open(self._now())
         self._account(leg, chunk)
-        self._audio_at = now
-        if leg.queue.full() and not self._throttled:
-            self._throttled = True
-            self._listen(Throttled(active=True, queued_ms=self.queued_ms))
+        self._audio_at = self._now()
+        if leg.queue.full():
+            self._throttle()
         await leg.queue.put(chunk)
 
     def _account(self, leg: Leg, chunk: bytes) -> None:
@@ -170,10 +194,16 @@ class GoogleRecognizer:
         self._taken += len(chunk)
         leg.end = self._taken
 
-    async def _wait_for_room(self) -> None:
-        while len(self._buffer) >= self._limits.replay * self._format.bytes_per_second:
+    async def _wait_while(self, full: Callable[[], bool]) -> None:
+        while full() and not self._deaf:
+            self._throttle()
             self._room.clear()
             await self._room.wait()
+
+    def _throttle(self) -> None:
+        if not self._throttled:
+            self._throttled = True
+            self._listen(Throttled(active=True, queued_ms=self.queued_ms))
 
     def _is_due_for_change(self, now: float) -> bool:
         """A seam costs nothing in silence, so an old leg waits for silence until it can wait no longer."""
@@ -233,6 +263,9 @@ class GoogleRecognizer:
             case Result(is_final=is_final):
                 self._speaking = not is_final and leg is self._current
                 self._listen(event)
+            case ActivityTimeout():
+                self._deafen()
+                self._listen(event)
             case _:
                 self._listen(event)
 
@@ -245,6 +278,7 @@ class GoogleRecognizer:
                 for response in self._legs[0].backlog:
                     self._heard(self._legs[0], response)
                 self._legs[0].backlog.clear()
+        self._room.set()
         if self._finished:
             self._settle_if_idle()
 
@@ -255,10 +289,15 @@ class GoogleRecognizer:
         elif leg.half_closed:
             self._settle(self._legs[0].start if self._legs else self._taken)
         elif self._config.voice_activity_timeout is not None:
+            self._deafen()
             self._settle(self._taken)
             self._listen(ActivityTimeout())
         else:
             self._listen(Failed(SessionError("upstream_unavailable", "Speech-to-Text ended the stream unasked")))
+
+    def _deafen(self) -> None:
+        self._deaf = True
+        self._room.set()
 
     def _settle(self, offset: int) -> None:
         self._settled = max(self._settled, offset)
