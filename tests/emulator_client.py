@@ -174,8 +174,11 @@ class Google:
 
 
 @asynccontextmanager
-async def google(version: str, port: int) -> AsyncIterator[Google]:
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+async def google(version: str, port: int, **options: int) -> AsyncIterator[Google]:
+    """With a connection of its own, and gRPC's channel `options`, once the server is there."""
+    arguments = [("grpc.use_local_subchannel_pool", 1), *((f"grpc.{name}", value) for name, value in options.items())]
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=arguments) as channel:
+        await channel.channel_ready()
         yield Google(version, channel)
 
 

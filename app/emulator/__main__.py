@@ -11,6 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
+from app.emulator.faults import BadSpec, parse
 from app.emulator.models import ModelMissing
 from app.emulator.options import Options
 from app.emulator.pool import WorkerFailed
@@ -28,6 +29,9 @@ def main() -> int:
         languages=tuple(arguments.languages.split(",")),
         stream_limit=arguments.stream_limit,
         idle_limit=arguments.idle_limit,
+        faults=tuple(arguments.fault),
+        seed=arguments.seed,
+        connection_faults=arguments.connection_faults,
     )
     try:
         asyncio.run(_serve(options, exit_with_stdin=arguments.exit_with_stdin))
@@ -79,8 +83,19 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--languages", default="en", help="that the model speaks, by commas (default: %(default)s)")
     parser.add_argument("--stream-limit", type=float, default=default.stream_limit, help="seconds a stream may last")
     parser.add_argument("--idle-limit", type=float, default=default.idle_limit, help="seconds without audio")
+    parser.add_argument("--fault", type=_spec, action="append", default=[], help="inject one; may be repeated")
+    parser.add_argument("--seed", type=int, default=default.seed, help="of the faults (default: %(default)s)")
+    parser.add_argument("--connection-faults", action="store_true", help="let such be set at run time")
     parser.add_argument("--exit-with-stdin", action="store_true", help="end when stdin does")
     return parser
+
+
+def _spec(source: str) -> str:
+    try:
+        parse(source)
+    except BadSpec as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return source
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ class Options:
     languages: tuple[str, ...] = ("en",)  # that the model speaks; "en" stands for every en-*
     stream_limit: float = 305.0  # seconds a stream may last
     idle_limit: float = 10.0  # seconds without audio
+    faults: tuple[str, ...] = ()  # specs, see faults.py
+    seed: int = 0  # of the faults
+    connection_faults: bool = False  # whether such faults may be set later, too
 
     @property
     def worker_count(self) -> int:

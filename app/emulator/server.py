@@ -1,10 +1,16 @@
-"""The server: both services on one port, the workers behind them."""
+"""The server: both services and the control on one port, the workers behind them.
+
+Where faults of connections are wanted the port is a forwarder's, and the server behind it.
+"""
 
 import grpc
 import grpc.aio
 
 from app.emulator.api_v1 import V1
 from app.emulator.api_v2 import V2
+from app.emulator.control import control
+from app.emulator.forwarder import Forwarder
+from app.emulator.injection import Faults
 from app.emulator.models import ModelMissing, speech_model
 from app.emulator.options import Options
 from app.emulator.pool import Pool
@@ -23,26 +29,41 @@ class Emulator:
     """`port = await start()` when every model is loaded; `await stop()` ends the calls and the workers."""
 
     def __init__(self, options: Options) -> None:
+        """Raises BadSpec."""
         self.options = options
+        self.faults = Faults(options)
         self.pool = Pool(options)
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> int:
-        """The port it listens on. Raises ModelMissing, WorkerFailed, RuntimeError (the address is not free)."""
+        """The port it listens on. Raises ModelMissing, WorkerFailed, RuntimeError or OSError (address not free)."""
         speech_model(self.options.model)
         self._server = grpc.aio.server(options=SERVER_OPTIONS)
-        self._server.add_generic_rpc_handlers([handler(api, self.pool, self.options) for api in (V1(), V2())])
-        port = self._server.add_insecure_port(f"{self.options.host}:{self.options.port}")
+        languages = self.options.languages
+        services = [handler(api, self.pool, languages, self.faults) for api in (V1(), V2())]
+        self._server.add_generic_rpc_handlers([*services, control(self.faults)])
+        address = f"{self.options.host}:{self.options.port}"
+        port = self._server.add_insecure_port("127.0.0.1:0" if self.faults.wants_forwarder else address)
         try:
             await self.pool.start()
         except BaseException:
             await self.pool.stop()
             raise
         await self._server.start()
-        return port
+        return await self._forward(port) if self.faults.wants_forwarder else port
 
     async def stop(self) -> None:
         """Calls in flight are cancelled."""
         if self._server:
             await self._server.stop(None)
+        if self.faults.forwarder:
+            await self.faults.forwarder.stop()
         await self.pool.stop()
+
+    async def _forward(self, backend: int) -> int:
+        self.faults.forwarder = Forwarder(self.options.host, self.options.port, backend)
+        try:
+            return await self.faults.forwarder.start()
+        except BaseException:
+            await self.stop()
+            raise

@@ -16,7 +16,8 @@ import grpc.aio
 
 from app.emulator import wire
 from app.emulator.calls import Dialect, Refused, Terms
-from app.emulator.options import Options
+from app.emulator.faults import Point
+from app.emulator.injection import Faults
 from app.emulator.pool import Done, Lost, NoWorker, Pool, Recognition
 
 log = logging.getLogger(__name__)
@@ -34,11 +35,11 @@ class HalfClosed:
 Inbox = asyncio.Queue[wire.Event | Done | Lost | Refused | HalfClosed]
 
 
-def handler(dialect: Dialect, pool: Pool, options: Options) -> grpc.GenericRpcHandler:
+def handler(dialect: Dialect, pool: Pool, languages: tuple[str, ...], faults: Faults) -> grpc.GenericRpcHandler:
     """The method of one version's service, for a server."""
 
     async def streaming_recognize(_: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
-        await Call(dialect, pool, options, context).run()
+        await Call(dialect, pool, languages, faults, context).run()
 
     method = grpc.stream_stream_rpc_method_handler(
         streaming_recognize,
@@ -52,13 +53,20 @@ class Call:
     """From the config to the status."""
 
     def __init__(
-        self, dialect: Dialect, pool: Pool, options: Options, context: "grpc.aio.ServicerContext[Any, Any]"
+        self,
+        dialect: Dialect,
+        pool: Pool,
+        languages: tuple[str, ...],
+        faults: Faults,
+        context: "grpc.aio.ServicerContext[Any, Any]",
     ) -> None:
         self._dialect = dialect
         self._pool = pool
-        self._options = options
+        self._languages = languages
         self._context = context
         self._inbox: Inbox = asyncio.Queue()
+        self._leave = faults.leave
+        self._faults = faults.enter(dialect, context.peer(), self._inbox.put_nowait)
         self._request_id = next(_request_ids)
         self._terms: Terms | None = None
         self._recognition: Recognition | None = None
@@ -67,7 +75,7 @@ class Call:
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
-        limit = self._options.stream_limit
+        limit = self._faults.options.stream_limit
         timer = loop.call_later(limit, self._inbox.put_nowait, self._dialect.too_long(limit))
         reader = asyncio.create_task(self._read())
         refusal = None
@@ -77,6 +85,7 @@ class Call:
             refusal = refused
         finally:
             timer.cancel()
+            self._leave(self._faults)
             reader.cancel()
             await asyncio.wait([reader])  # grpc wants no reader parked when the call ends
             if self._recognition:
@@ -84,17 +93,20 @@ class Call:
         log.info(
             "stream %d closed: %d bytes, %d finals, %s", self._request_id, self._bytes, self._finals, refusal or "OK"
         )
-        if refusal:
+        if refusal and refusal.code is not grpc.StatusCode.OK:
             await self._context.abort(refusal.code, refusal.text)
 
     async def _read(self) -> None:
         """Messages to the worker, as fast as it recognizes: what is not read pushes back on the client."""
         try:
-            self._terms = self._dialect.read_terms(await self._next_message(), self._options.languages)
-            self._recognition = self._pool.open(self._terms.recognition, self._inbox.put_nowait)
+            self._terms = self._dialect.read_terms(await self._next_message(), self._languages)
+            self._faults.opened()
+            self._recognition = self._pool.open(self._terms.recognition, self._deliver)
             while True:
+                await self._faults.reading.passed()
                 audio = self._dialect.read_audio(await self._next_message())
                 self._bytes += len(audio)
+                self._faults.heard(self._seconds())
                 await self._recognition.send(audio)
         except EOFError:
             self._inbox.put_nowait(HalfClosed())
@@ -106,10 +118,14 @@ class Call:
             log.exception("stream %d failed", self._request_id)
             self._inbox.put_nowait(INTERNAL)
 
+    def _deliver(self, event: wire.Event | Done | Lost) -> None:
+        self._faults.recognized(event)
+        self._inbox.put_nowait(event)
+
     async def _next_message(self) -> Any:
         """Only the time spent waiting for the client counts as idle."""
         loop = asyncio.get_running_loop()
-        idle = loop.call_later(self._options.idle_limit, self._inbox.put_nowait, self._dialect.idle())
+        idle = loop.call_later(self._faults.options.idle_limit, self._inbox.put_nowait, self._dialect.idle())
         try:
             message = await self._context.read()
         finally:
@@ -122,7 +138,9 @@ class Call:
         """Until everything is said and the client has half-closed, or the server closes by itself. Raises Refused."""
         half_closed = done = False
         while not (done and half_closed):
-            match await self._inbox.get():
+            message = await self._inbox.get()
+            await self._faults.saying.passed()
+            match message:
                 case Refused() as refused:
                     raise refused
                 case Lost():
@@ -131,6 +149,7 @@ class Call:
                     half_closed = True
                     if self._terms is None or self._recognition is None:
                         return
+                    self._faults.reach(Point.CLOSE)
                     self._recognition.end()
                 case Done():
                     done = True
@@ -138,6 +157,8 @@ class Call:
                     await self._say(event)
                     if isinstance(event, (wire.SilenceTooLong, wire.UtteranceOver)):
                         half_closed = self._finish_early() or half_closed
+        self._faults.reach(Point.END)
+        await self._faults.saying.passed()
         await self._context.write(self._dialect.last_response(self._billed_seconds(), self._request_id))
 
     def _finish_early(self) -> bool:
@@ -153,12 +174,19 @@ class Call:
         first = self._finals == 0
         self._finals += isinstance(event, wire.Final)
         response = self._dialect.response_for(event, self._terms, first=first, request_id=self._request_id)
+        await self._faults.hold(event)
         if response is not None:
-            await self._context.write(response)
+            for _ in range(self._faults.interims if isinstance(event, wire.Interim) else 1):
+                await self._context.write(response)
+        self._faults.said(event)
 
     def _billed_seconds(self) -> int:
         """Every second begun."""
+        return math.ceil(self._seconds())
+
+    def _seconds(self) -> float:
+        """Of audio."""
         assert self._terms
         recognition = self._terms.recognition
         width = 2 if recognition.encoding == "LINEAR16" else 1
-        return math.ceil(self._bytes / width / recognition.rate)
+        return self._bytes / width / recognition.rate
