@@ -17,6 +17,11 @@ CHANNEL_OPTIONS = (
     # A dead upstream is never noticed without these; more often than every 30 s servers may take for abuse.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.http2.ping_timeout_ms", 10_000),  # without it a peer whose TCP still answers is given 60 s
+    # gRPC's own wait before it connects again would grow to 120 s.
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
 )
