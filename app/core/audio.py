@@ -100,6 +100,22 @@ class ReplayBuffer:
             self._chunks[0] = (offset, chunk[offset - start :])
             self._size -= offset - start
 
+    def read(self, at: int, end: int) -> bytes:
+        """What is held from byte `at` to the end of its chunk, or to `end`; empty where nothing is."""
+        for offset, chunk in self._chunks:
+            if offset <= at < min(end, offset + len(chunk)):
+                return chunk[at - offset : end - offset]
+        return b""
+
+    def offset_from_end(self, count: int) -> int:
+        """Where the newest `count` bytes held begin."""
+        excess = self._size - count
+        for offset, chunk in self._chunks:
+            if excess < len(chunk):
+                return offset + max(0, excess)
+            excess -= len(chunk)
+        return 0
+
     def replay(self) -> list[tuple[int, bytes]]:
         """Everything held, oldest first, as (offset, chunk)."""
         return list(self._chunks)

@@ -1,0 +1,64 @@
+"""When to try again: a session's own backoff, and the breaker that all sessions of a process share.
+
+Pure: the clock and the dice come from the caller.
+"""
+
+from collections.abc import Callable
+from enum import Enum, auto
+
+
+class Backoff:
+    """Exponential, with full jitter: from 0 to min(`cap`, `base` * 2^failures) seconds."""
+
+    def __init__(self, base: float, cap: float) -> None:
+        self._base = base
+        self._cap = cap
+        self.failures = 0
+        """In a row."""
+
+    def next(self, dice: Callable[[], float]) -> float:
+        """Seconds to wait after one more failure; `dice` gives 0 to 1."""
+        self.failures += 1
+        return float(dice() * min(self._cap, self._base * 2 ** min(self.failures, 30)))
+
+    def reset(self) -> None:
+        """It works again."""
+        self.failures = 0
+
+
+class BreakerState(Enum):
+    CLOSED = auto()
+    OPEN = auto()
+    PROBING = auto()
+    """One call is under way to find out."""
+
+
+class Breaker:
+    """After `threshold` failures in a row nobody calls for `cool_down` seconds; then one call probes."""
+
+    def __init__(self, threshold: int, cool_down: float) -> None:
+        self._threshold = threshold
+        self._cool_down = cool_down
+        self._failures = 0
+        self._until = float("-inf")
+        self.state = BreakerState.CLOSED
+
+    def delay(self, now: float) -> float:
+        """Seconds to wait before a call; 0 means call now, and say `succeeded` or `failed` after it."""
+        if self.state is BreakerState.CLOSED:
+            return 0.0
+        if now < self._until:
+            return self._until - now
+        self.state = BreakerState.PROBING
+        self._until = now + self._cool_down  # a probe that nobody hears of again does not stop the others for ever
+        return 0.0
+
+    def succeeded(self) -> None:
+        self._failures = 0
+        self.state = BreakerState.CLOSED
+
+    def failed(self, now: float) -> None:
+        self._failures += 1
+        if self._failures >= self._threshold:
+            self.state = BreakerState.OPEN
+            self._until = now + self._cool_down
