@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 
 from app import __doc__ as description
 from app.api import http, ws
+from app.core.breaker import Breaker
 from app.core.errors import invalid
 from app.core.protocol import MAX_FRAME_BYTES, SUBPROTOCOL
 from app.core.recognition import Event
@@ -28,6 +29,8 @@ from app.speech.dialect import Dialect
 from app.speech.google import GoogleRecognizer, LegLimits
 from app.speech.pool import CHANNEL_OPTIONS, Pool
 
+BREAKER_FAILURES, BREAKER_SECONDS = 20, 5.0
+"""So many failed legs in a row, of whatever session, and nobody tries for so long; then one does."""
 READY_SECONDS = 1.0
 """How long /readyz waits for the upstream to answer."""
 
@@ -130,14 +133,19 @@ def _recognize(settings: Settings, dialect: Dialect, pool: Pool, codes: tuple[st
         utterance=settings.max_utterance_seconds,
         soft=settings.leg_soft_limit_seconds,
         hard=settings.leg_hard_limit_seconds,
+        answer=settings.answer_seconds,
     )
+
+    breaker = Breaker(BREAKER_FAILURES, BREAKER_SECONDS)
 
     def recognize(session: Session, listen: Callable[[Event], None]) -> Recognizer:
         for index, code in enumerate(session.config.language_codes):
             if code not in codes:
                 raise invalid(f"language_codes[{index}]", code, f"one of {', '.join(codes)}")
         dialect.check(session.config)
-        return GoogleRecognizer(session.config, dialect=dialect, acquire=pool.acquire, limits=limits, listen=listen)
+        return GoogleRecognizer(
+            session.config, dialect=dialect, acquire=pool.acquire, breaker=breaker, limits=limits, listen=listen
+        )
 
     return recognize
 

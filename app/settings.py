@@ -88,6 +88,9 @@ class Settings(BaseSettings):
         285, gt=0, description="Age at which it is changed in any case (Google: 300)."
     )
     max_utterance_seconds: float = Field(60, gt=0, description="Speech without a final after which one is forced.")
+    answer_seconds: float = Field(
+        10, gt=0, description="A stream that owes an answer and says nothing for so long is given up."
+    )
     streams_per_channel: int = Field(90, ge=1, le=100, description="Streams on one connection (Google's cap is 100).")
 
     @field_validator("language_codes", mode="before")

@@ -63,7 +63,12 @@ async def test_ten_minutes_at_once_are_taken_at_the_pace_of_the_upstream(upstrea
     ahead = 0
     async with (
         staged(
-            upstream, upstream_speed=100, queue_seconds=0.5, ping_interval_seconds=0.2, ping_timeout_seconds=0.2
+            upstream,
+            upstream_speed=100,
+            queue_seconds=0.5,
+            leg_quiet_seconds=1000,
+            ping_interval_seconds=0.2,
+            ping_timeout_seconds=0.2,
         ) as stage,
         Client.connect(stage.gateway, ping_interval=None) as client,
     ):

@@ -140,21 +140,23 @@ async def test_a_hundred_sessions_come_and_go(upstream: ScriptedUpstream) -> Non
 # The upstream goes ----------------------------------------------------------------------------------------
 
 
-async def test_an_upstream_that_dies_is_told_and_may_be_tried_again() -> None:
-    """`upstream_unavailable`, 1013, and when to come back; what was final stays said."""
-    async with ScriptedUpstream() as upstream, run_gateway(upstream=f"grpc://{upstream.address}") as gateway:
-        async with Client.connect(gateway) as client:
-            await client.say(START, SECOND, SECOND[:6400])
-            await client.hear("final")
-            await upstream._server.stop(None)
-            messages = await client.hear_all()
-            assert client.close_code == 1013
-        assert (messages[-1]["code"], messages[-1]["retryable"]) == ("upstream_unavailable", True)
-        assert messages[-1]["retry_after_ms"] > 0
-        await gateway.until_no_session()
-        async with Client.connect(gateway) as late:
-            await late.say(START, SECOND)
-            assert (await late.hear("error"))["code"] == "upstream_unavailable"
+async def test_an_upstream_that_dies_is_told_and_its_return_awaited() -> None:
+    """`warning upstream_retrying`; another server on the same port hears what was said meanwhile."""
+    async with ScriptedUpstream() as upstream:
+        port = int(upstream.address.rpartition(":")[2])
+        async with run_gateway(upstream=f"grpc://{upstream.address}") as gateway:
+            async with Client.connect(gateway) as client:
+                await client.say(START, SECOND, SECOND[:6400])
+                await client.hear("final")
+                await upstream._server.stop(None)
+                assert (await client.hear("warning"))["code"] == "upstream_retrying"
+                await client.say(SECOND)
+                async with ScriptedUpstream(port=port):
+                    await client.say({"type": "stop"})
+                    messages = await client.hear_all()
+    assert messages[-1]["type"] == "stopped"
+    spans = [(m["start_ms"], m["end_ms"]) for m in messages if m["type"] == "final"]
+    assert spans == [(0, 1000), (1000, 2000), (2000, 2200)]
 
 
 @pytest.mark.parametrize("api", ["v1", "v2"])

@@ -300,3 +300,33 @@ def test_no_failure_undoes_an_ended_session() -> None:
     a_session.receive(Finished())
     a_session.fail(SessionError("internal", "too late"))
     assert a_session.error is None
+
+
+def test_nothing_follows_an_error() -> None:
+    a_session = session()
+    a_session.receive_audio(bytes(SECOND))
+    a_session.stop()
+    a_session.receive(Failed(SessionError("upstream_unavailable", "gone")))
+    a_session.receive(Settled(SECOND))
+    a_session.receive(Finished())
+    assert [m["type"] for m in due(a_session)] == ["error"]
+
+
+def test_what_nobody_can_come_back_for_is_forgotten() -> None:
+    a_session = session()
+    for i in range(3):
+        a_session.receive(final(f"word {i}", i, i + 1))
+        due(a_session)
+        a_session.forget_sent()
+    assert a_session.history.after(3) == []
+    a_session.receive(final("more", 3, 4))
+    assert [m["event"] for m in due(a_session)] == [4]
+
+
+def test_finalize_without_end_is_refused() -> None:
+    a_session = session()
+    a_session.receive_audio(bytes(SECOND))
+    for _ in range(1000):
+        a_session.finalize(Finalize())
+    with pytest.raises(SessionError, match="1000 `finalize` wait"):
+        a_session.finalize(Finalize())

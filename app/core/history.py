@@ -10,15 +10,16 @@ from app.core.protocol import Durable, serialize
 
 
 class History:
-    """Holds every durable event of a session as it goes over the wire."""
+    """Holds the durable events of a session as they go over the wire, until they are forgotten."""
 
     def __init__(self) -> None:
         self._events: list[str] = []
+        self._forgotten = 0
 
     @property
     def last(self) -> int:
         """The number of the newest event, 0 before the first."""
-        return len(self._events)
+        return self._forgotten + len(self._events)
 
     def append(self, make: Callable[[int], Durable]) -> None:
         """`make` gets the event's number."""
@@ -26,4 +27,9 @@ class History:
 
     def after(self, cursor: int) -> list[str]:
         """The events cursor+1, cursor+2, ..., serialized."""
-        return self._events[cursor:]
+        return self._events[cursor - self._forgotten :]
+
+    def forget(self, upto: int) -> None:
+        """The events 1 to `upto` are not needed any more."""
+        del self._events[: upto - self._forgotten]
+        self._forgotten = max(self._forgotten, upto)

@@ -63,10 +63,26 @@ class Throttled:
 
 
 @dataclass(frozen=True, slots=True)
+class Retrying:
+    """The upstream fails; audio is kept, and it is tried again in `in_ms`. Told once until it works again."""
+
+    reason: str
+    in_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Bytes [start, end) that nobody will hear: the upstream was away for longer than audio is kept."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The recognizer cannot go on."""
 
     error: SessionError
 
 
-Event = Result | SpeechActivity | ActivityTimeout | Settled | LegEnded | Finished | Throttled | Failed
+Event = Result | SpeechActivity | ActivityTimeout | Settled | LegEnded | Finished | Throttled | Retrying | Lost | Failed

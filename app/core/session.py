@@ -5,6 +5,7 @@ the place of one socket in the session: a cursor into the history and the replie
 its links. No clock and no I/O: time comes as an argument, in seconds of any monotonic clock.
 """
 
+from collections import deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -40,7 +41,9 @@ from app.core.recognition import (
     Failed,
     Finished,
     LegEnded,
+    Lost,
     Result,
+    Retrying,
     Settled,
     SpeechActivity,
     Throttled,
@@ -50,6 +53,7 @@ from app.core.recognition import (
 IDLE_WARNING = 0.75
 """Part of the idle timeout after which the client is warned."""
 SESSION_LIMIT_WARNING_SECONDS = 60.0
+MAX_PENDING_FINALIZES = 1000
 
 
 class Phase(Enum):
@@ -127,7 +131,7 @@ class Session:
         self._opened_at = now
         self._heard_at = now
         self._warned: set[str] = set()
-        self._finalize_marks: list[tuple[int, Finalize]] = []
+        self._finalize_marks: deque[tuple[int, Finalize]] = deque()
         self._interims: dict[int, Interim] = {}
         """The newest interim of each channel that was not sent yet."""
 
@@ -187,16 +191,18 @@ class Session:
         """The client skipped audio. Returns whether it counts."""
         if not self.takes("gap"):
             return False
-        start_ms, end_ms = self.format.ms(self.received), self.format.ms(self.received + gap.bytes)
+        self._append_gap(self.received, self.received + gap.bytes, gap.reason)
         self.received += gap.bytes
-        self.gap_bytes += gap.bytes
-        self.history.append(lambda event: GapEvent(event, start_ms, end_ms, gap.reason))
         return True
 
     def finalize(self, message: Finalize) -> bool:
         """Asks for `finalized` once everything received so far is settled. Returns whether it counts."""
         if not self.takes("finalize"):
             return False
+        if len(self._finalize_marks) >= MAX_PENDING_FINALIZES:
+            raise SessionError(
+                "rate_limited", f"{MAX_PENDING_FINALIZES} `finalize` wait for their answer, which is the limit"
+            )
         self._finalize_marks.append((self.received, message))
         return True
 
@@ -210,6 +216,8 @@ class Session:
     # What the recognizer says -----------------------------------------------------------------
 
     def receive(self, event: Event) -> None:
+        if self.ended:
+            return  # nothing may follow `error`, or `stopped`
         match event:
             case Result():
                 self._receive_result(event)
@@ -220,6 +228,10 @@ class Session:
                     self.link.say(SpeechStarted(at_ms) if active else SpeechEnded(at_ms))
             case Throttled(active, queued_ms):
                 self.link.say(Throttle("on" if active else "off", queued_ms))
+            case Retrying(reason, in_ms):
+                self.link.say(WarningMessage("upstream_retrying", reason, in_ms))
+            case Lost(start, end):
+                self._append_gap(start, end, "upstream")
             case LegEnded(billed_ms):
                 self.legs += 1
                 self.billed_ms += billed_ms
@@ -265,7 +277,11 @@ class Session:
             self.settled = offset
             self.link.ack_due = True
         while self._finalize_marks and self._finalize_marks[0][0] <= self.settled:
-            self._append_finalized(*self._finalize_marks.pop(0))
+            self._append_finalized(*self._finalize_marks.popleft())
+
+    def _append_gap(self, start: int, end: int, reason: str) -> None:
+        self.gap_bytes += end - start
+        self.history.append(lambda event: GapEvent(event, self.format.ms(start), self.format.ms(end), reason))
 
     def _append_finalized(self, offset: int, message: Finalize) -> None:
         self.history.append(lambda event: Finalized(event, message.id, self.format.ms(offset)))
@@ -317,6 +333,10 @@ class Session:
         if code not in self._warned:
             self._warned.add(code)
             self.link.say(WarningMessage(code, message, max(0, round(left * 1000))))
+
+    def forget_sent(self) -> None:
+        """No one can come back for what the link was sent."""
+        self.history.forget(self.link.cursor)
 
     # What is due ------------------------------------------------------------------------------
 

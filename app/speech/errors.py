@@ -1,37 +1,80 @@
-"""From a failed call to what it means: the one table of Google's status codes.
+"""From a failed call to what it means: the one table of Google's status codes and texts.
 
 OUT_OF_RANGE and INVALID_ARGUMENT are both "400" in google.api_core: only the gRPC status code tells them apart.
+docs/upstream-errors.md is this table for people; a test compares the two.
 """
+
+from dataclasses import dataclass
+from enum import Enum
 
 import grpc
 from google.api_core.exceptions import GoogleAPICallError
 
 from app.core.errors import SessionError
 
-_REJECTED = frozenset(
-    {
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.FAILED_PRECONDITION,
-        grpc.StatusCode.NOT_FOUND,
-        grpc.StatusCode.PERMISSION_DENIED,
-        grpc.StatusCode.UNAUTHENTICATED,
-        grpc.StatusCode.UNIMPLEMENTED,
-    }
-)
-"""The same request would fail again: the client, or the operator, has to change something."""
-
+Code = grpc.StatusCode
 RETRY_AFTER_MS = 1000
 
 
-def explain(error: BaseException) -> SessionError:
-    """What the client is told when a leg ends with `error`. Google's own text is passed on."""
-    if isinstance(error, GoogleAPICallError):
-        code, text = error.grpc_status_code, error.message
-    elif isinstance(error, grpc.aio.AioRpcError):
-        code, text = error.code(), error.details()
-    else:
-        code, text = None, type(error).__name__
-    named = f"Speech-to-Text: {code.name if code else 'INTERNAL'}: {text}"
-    if code in _REJECTED:
-        return SessionError("upstream_rejected", named)
-    return SessionError("upstream_unavailable", named, retry_after_ms=RETRY_AFTER_MS)
+class Verdict(Enum):
+    """What follows from a leg's end. The value is what docs/upstream-errors.md says."""
+
+    AT_ONCE = "next leg at once"
+    LATER = "next leg after a backoff"
+    FATAL = "the session ends: `upstream_rejected`"
+
+
+MEANING: dict[Code, Verdict] = {
+    Code.OK: Verdict.AT_ONCE,  # a clean end that nobody asked for
+    Code.OUT_OF_RANGE: Verdict.AT_ONCE,  # v1: 305 seconds, or no audio for 10
+    Code.ABORTED: Verdict.AT_ONCE,  # v2: the same two
+    Code.DEADLINE_EXCEEDED: Verdict.AT_ONCE,  # our own bound on a leg
+    Code.UNAVAILABLE: Verdict.LATER,
+    Code.INTERNAL: Verdict.LATER,
+    Code.RESOURCE_EXHAUSTED: Verdict.LATER,
+    Code.UNKNOWN: Verdict.LATER,
+    Code.CANCELLED: Verdict.LATER,
+    Code.DATA_LOSS: Verdict.LATER,
+    Code.ALREADY_EXISTS: Verdict.LATER,
+    Code.INVALID_ARGUMENT: Verdict.FATAL,
+    Code.FAILED_PRECONDITION: Verdict.FATAL,
+    Code.NOT_FOUND: Verdict.FATAL,
+    Code.PERMISSION_DENIED: Verdict.FATAL,
+    Code.UNAUTHENTICATED: Verdict.FATAL,
+    Code.UNIMPLEMENTED: Verdict.FATAL,
+}
+MASKED = "Internal error from Core"
+"""grpc.aio's text for a status that met a write on its way: the next leg, which holds its audio, sees the true one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a leg ended, and what follows."""
+
+    code: Code
+    text: str
+    verdict: Verdict
+
+    def as_error(self) -> SessionError:
+        """What the client is told when the session cannot go on. Google's own text is passed on."""
+        named = f"Speech-to-Text: {self.code.name}: {self.text}"
+        if self.verdict is Verdict.FATAL:
+            return SessionError("upstream_rejected", named)
+        return SessionError("upstream_unavailable", named, retry_after_ms=RETRY_AFTER_MS)
+
+
+def explain(error: BaseException | None) -> Ending:
+    """`None`: the call ended well, though nobody had asked it to."""
+    match error:
+        case None:
+            code, text = Code.OK, "the stream was ended unasked"
+        case GoogleAPICallError():
+            code, text = error.grpc_status_code or Code.UNKNOWN, str(error.message)
+        case grpc.aio.AioRpcError():
+            code, text = error.code(), error.details() or ""
+        case TimeoutError():
+            code, text = Code.DEADLINE_EXCEEDED, str(error)
+        case _:
+            code, text = Code.UNKNOWN, f"{type(error).__name__}: {error}"
+    verdict = Verdict.AT_ONCE if text == MASKED else MEANING.get(code, Verdict.LATER)
+    return Ending(code, text, verdict)

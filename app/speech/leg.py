@@ -10,96 +10,154 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from app.core.audio import Pace
+from app.core.handover import Stretch
 from app.core.protocol import SessionConfig
 from app.speech.dialect import Dialect
 from app.speech.pool import Lease
 from app.speech.responses import ResponseReader
 
 HOLD_SECONDS = 0.2
-"""A leg with a config that Google has not taken before holds its audio for so long: a refusal that meets a write on its
-way comes out of grpc.aio as INTERNAL "Internal error from Core", whatever Google said."""
+"""A leg whose config Google has not taken before, or that follows a failure, holds its audio for so long: a refusal
+that meets a write on its way comes out of grpc.aio as INTERNAL "Internal error from Core", whatever Google said."""
 CALL_TIMEOUT_SECONDS = 330.0
 """Longer than Google lets any stream live (305 s on v1, 300 s on v2)."""
 
 
 class Leg:
-    """`start` is the session's byte offset at which the leg began, `end` how far audio was put into it."""
+    """Hears one stretch, from `start` on: first what is kept of it, then, once `live`, what comes through the queue."""
 
     def __init__(
         self,
+        stretch: Stretch,
         *,
         start: int,
         now: float,
         config: SessionConfig,
         dialect: Dialect,
         reader: ResponseReader,
+        kept: Callable[[int], bytes],
+        backlog_bytes: int,
+        progress: Callable[[], None],
         pace: Pace,
         queue_chunks: int,
         hold: bool,
     ) -> None:
-        self.start = self.end = start
-        self.opened_at = now
+        """`kept(at)`: the chunk of the stretch at byte `at`, or nothing where no more has come. `backlog_bytes`: how
+        much is kept already. `progress` is called after every chunk that was sent."""
+        self.stretch = stretch
+        self.sent = start
+        """How far audio was handed to gRPC, as a byte of the session."""
         self.reader = reader
-        self.queue: asyncio.Queue[bytes | None] = asyncio.Queue(queue_chunks)
-        self.half_closed = False
+        self.opened_at = now
+        self.heard_at = now
+        """When it last said anything."""
+        self.sent_at = now
+        self.half_closed_at: float | None = None
+        self.live = False
         self.backlog: list[Any] = []
-        """Responses that wait until the leg before has said its last word."""
+        """Responses that wait until the stretch before is complete."""
         self.ended = False
         self.error: Exception | None = None
-        self.task: asyncio.Task[None] | None = None
+        self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(queue_chunks)
         self._config = config
         self._dialect = dialect
+        self._kept = kept
+        self.backlog_bytes = backlog_bytes
+        self._progress = progress
         self._pace = pace
         self._hold = hold
+        self._over = False
+        self._given_up: Exception | None = None
+        self._call: Any = None
+        self._task: asyncio.Task[None] | None = None
 
-    async def half_close(self) -> None:
-        """No more audio: Google flushes what it has and ends the call."""
-        if not self.half_closed:
-            self.half_closed = True
-            await self.queue.put(None)
+    @property
+    def is_complete(self) -> bool:
+        """It was fed all that it had to hear, and ended well after that."""
+        end = self.stretch.end
+        return self.ended and self.error is None and end is not None and self.sent >= end
 
-    def half_close_nowait(self) -> None:
-        """As `half_close`, for a queue that is known to have room."""
-        self.half_closed = True
-        self.queue.put_nowait(None)
+    def behind(self, taken: int) -> int:
+        """Bytes of the stretch that have come and were not sent."""
+        return (taken if self.stretch.end is None else self.stretch.end) - self.sent
+
+    @property
+    def connected(self) -> bool:
+        return self._call is not None
 
     def open(self, lease: Lease, heard: Callable[["Leg", Any], None], ended: Callable[["Leg"], None]) -> None:
         """Starts the call in a task that `close` awaits; `heard` and `ended` are called from it."""
-        self.task = asyncio.create_task(self._run(lease, heard, ended))
+        self._task = asyncio.create_task(self._run(lease, heard, ended))
+
+    async def put(self, chunk: bytes) -> None:
+        """Waits while the queue is full. What comes before the leg is live it finds in what is kept."""
+        if self.live and not self.ended:
+            await self._queue.put(chunk)
+
+    def put_nowait(self, chunk: bytes) -> None:
+        """As `put`, for a queue that is known to be empty."""
+        if self.live and not self.ended:
+            self._queue.put_nowait(chunk)
+
+    def half_close(self, now: float) -> None:
+        """No more audio after what was put: Google flushes what it has and ends the call."""
+        if self.half_closed_at is None:
+            self.half_closed_at = now
+            if self._queue.full():
+                self.live = False  # the rest, which is kept too, is read from there
+                self._drain()
+            self._queue.put_nowait(None)
+
+    def give_up(self, error: Exception) -> None:
+        """The call is not worth waiting for: it ends with `error`."""
+        self._given_up = error
+        if self._call is not None:
+            self._call.cancel()
+        elif self._task is not None:
+            self._task.cancel()
 
     async def close(self) -> None:
         """Ends the call whatever its state, and releases its generator."""
-        self._drain()
-        self.queue.put_nowait(None)  # a call that is still queued for a slot opens later: it finds its end at once
-        if self.task is not None:
-            self.task.cancel()
-            await asyncio.gather(self.task, return_exceptions=True)
+        self._release_generator()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
 
     async def _run(self, lease: Lease, heard: Callable[["Leg", Any], None], ended: Callable[["Leg"], None]) -> None:
+        clock = asyncio.get_running_loop().time
         opening = asyncio.ensure_future(
             lease.client.streaming_recognize(
                 self._requests(), retry=None, timeout=CALL_TIMEOUT_SECONDS, metadata=self._dialect.metadata
             )
         )
         try:
-            async for response in await asyncio.shield(opening):  # cancelled, it would open all the same, unseen
+            self._call = await asyncio.shield(opening)  # cancelled, it would open all the same, unseen
+            async for response in self._call:
+                self.heard_at = clock()
                 heard(self, response)
         except asyncio.CancelledError as error:
-            if (task := asyncio.current_task()) is not None and task.cancelling():
+            task = asyncio.current_task()
+            if self._given_up is None and task is not None and task.cancelling():
                 raise
-            self.error = ConnectionError(f"the call was cancelled by gRPC: {error}")
-        except Exception as error:
+            self.error = self._given_up or ConnectionError(f"the call was cancelled by gRPC: {error}")
+        except Exception as error:  # the outermost frame of this task: explained in speech/errors.py
             self.error = error
         finally:
             opening.add_done_callback(_cancel_call)
             lease.release()
+            self._release_generator()
         self.ended = True
-        self._drain()  # whoever waits to put more is let go
         ended(self)
 
+    def _release_generator(self) -> None:
+        """It may be parked on the queue, or not have begun: it finds its end. Whoever waits in `put` goes on."""
+        self._over = True
+        self._drain()
+        self._queue.put_nowait(None)
+
     def _drain(self) -> None:
-        while not self.queue.empty():
-            self.queue.get_nowait()
+        while not self._queue.empty():
+            self._queue.get_nowait()
 
     async def _requests(self) -> AsyncIterator[Any]:
         """Config first, then audio at a bounded pace. Never raises: a raise here would hang the call."""
@@ -107,11 +165,27 @@ class Leg:
         if self._hold:
             await asyncio.sleep(HOLD_SECONDS)
         request = self._dialect.audio_request(self._config)
-        clock = asyncio.get_running_loop().time
-        while (chunk := await self.queue.get()) is not None:
-            if (delay := self._pace.delay(clock(), len(chunk))) > 0:
-                await asyncio.sleep(delay)
+        async for chunk in self._chunks():
             yield request(chunk)
+
+    async def _chunks(self) -> AsyncIterator[bytes]:
+        clock = asyncio.get_running_loop().time
+        while not self._over:
+            live = self.live
+            chunk = await self._queue.get() if live else self._kept(self.sent)
+            if chunk:
+                if (delay := self._pace.delay(clock(), len(chunk))) > 0:
+                    await asyncio.sleep(delay)
+                self.sent += len(chunk)
+                self.sent_at = clock()
+                self._progress()
+                yield chunk
+            elif live and not self.live:
+                continue  # `half_close` emptied the queue: the rest is read from what is kept
+            elif live or self.half_closed_at is not None:
+                return
+            else:
+                self.live = True  # nothing is kept that was not sent, and nothing can come in between
 
 
 def _cancel_call(opened: asyncio.Future[Any]) -> None:

@@ -7,74 +7,102 @@ proto-plus and 16 us without.
 from collections.abc import Iterator
 from typing import Any
 
+from google.api_core.exceptions import from_grpc_status
 from msgspec import UNSET
 
 from app.core.audio import AudioFormat
-from app.core.errors import SessionError
 from app.core.protocol import Alternative, SessionConfig, WordInfo
-from app.core.recognition import ActivityTimeout, Event, Failed, Result, Settled, SpeechActivity
+from app.core.recognition import ActivityTimeout, Event, Result, Settled, SpeechActivity
 from app.speech.dialect import Names
 
-_ACTIVITY_BEGIN, _ACTIVITY_END, _ACTIVITY_TIMEOUT = 2, 3, 4
+_BEGIN, _END, _TIMEOUT = 2, 3, 4
 """`speech_event_type`, the same numbers in v1 and v2; only v1 has the last."""
 
 
 class ResponseReader:
     """Reads one leg, which began at byte `start` of the session. Events come in Google's order."""
 
-    def __init__(self, names: Names, config: SessionConfig, audio: AudioFormat, start: int) -> None:
+    def __init__(
+        self,
+        names: Names,
+        config: SessionConfig,
+        audio: AudioFormat,
+        start: int,
+        finals_end: dict[int, int],
+    ) -> None:
+        """`finals_end`: per channel, the byte where its last final ended; the session's legs share it."""
         self._names = names
         self._config = config
         self._format = audio
         self._start = start
         self._start_ms = audio.ms(start)
-        self._finals_end: dict[int, int] = {}
-        """Per channel, where its last final ended: finals give no start of their own."""
-        self._speech_at_ms = self._start_ms
+        self._finals_end = finals_end
+        self._speech_at = start
         self.billed_ms = 0
 
-    def read(self, response: Any, heard_until: int) -> Iterator[Event]:
-        """`heard_until`: bytes of the session that went up on this leg; no result ends after it."""
+    def read(self, response: Any, heard_until: int, owned_until: int | None = None) -> Iterator[Event]:
+        """`heard_until`: the byte of the session up to which the leg was fed; no result ends after it. A result that
+        ends after `owned_until` is another leg's to hear: it is left out."""
+        pb = self.read_bill(response)
+        if pb.speech_event_type:
+            yield from self._read_activity(pb)
+        interims: dict[int, list[Any]] = {}
+        for result in pb.results:
+            if result.is_final:
+                if self._owns(result, owned_until):
+                    yield from self._read_final(result, heard_until)
+            elif result.alternatives and self._owns(result, owned_until):
+                interims.setdefault(result.channel_tag, []).append(result)
+        for pieces in interims.values():
+            yield self._read_interim(pieces, heard_until)
+        if self._names.result_end == "result_end_time" and pb.HasField("error"):
+            raise from_grpc_status(pb.error.code, pb.error.message)  # type: ignore[no-untyped-call]
+
+    def read_bill(self, response: Any) -> Any:
+        """Returns the raw protobuf."""
         pb = type(response).pb(response)
         billed = pb
         for name in self._names.billed:
             billed = getattr(billed, name)
         self.billed_ms = max(self.billed_ms, _ms(billed))
-        if pb.speech_event_type:
-            yield from self._read_activity(pb)
-        limit_ms = self._format.ms(heard_until)
-        interims: dict[int, list[Any]] = {}
-        for result in pb.results:
-            if result.is_final:
-                yield from self._read_final(result, limit_ms)
-            elif result.alternatives:
-                interims.setdefault(result.channel_tag, []).append(result)
-        for pieces in interims.values():
-            yield self._read_interim(pieces, limit_ms)
-        if self._names.result_end == "result_end_time" and pb.HasField("error"):
-            yield Failed(SessionError("upstream_unavailable", f"Speech-to-Text: {pb.error.message}"))
+        return pb
+
+    def _at(self, duration: Any) -> int:
+        """A time of the leg as a byte of the session, exactly."""
+        nanoseconds = duration.seconds * 1_000_000_000 + duration.nanos
+        samples = round(nanoseconds * self._format.sample_rate_hertz / 1_000_000_000)
+        offset: int = self._start + samples * self._format.frame_bytes
+        return offset
+
+    def _owns(self, result: Any, owned_until: int | None) -> bool:
+        return owned_until is None or self._at(getattr(result, self._names.result_end)) <= owned_until
+
+    def _after(self, channel: int) -> int:
+        """Nothing of a channel's that comes now began before this byte."""
+        return max(self._start, self._finals_end.get(channel, 0))
 
     def _read_activity(self, pb: Any) -> Iterator[Event]:
-        at_ms = self._start_ms + _ms(getattr(pb, self._names.event_at))
-        match pb.speech_event_type:
-            case 2:
-                self._speech_at_ms = at_ms
-                yield SpeechActivity(active=True, at_ms=at_ms)
-            case 3:
-                yield SpeechActivity(active=False, at_ms=at_ms)
-            case 4:
-                yield ActivityTimeout()
+        at = self._at(getattr(pb, self._names.event_at))
+        at_ms = self._format.ms(at)
+        kind = pb.speech_event_type
+        if kind == _BEGIN:
+            self._speech_at = at
+        if kind in {_BEGIN, _END}:
+            yield SpeechActivity(active=kind == _BEGIN, at_ms=at_ms)
+        elif kind == _TIMEOUT:
+            yield ActivityTimeout()
 
-    def _read_final(self, result: Any, limit_ms: int) -> Iterator[Event]:
+    def _read_final(self, result: Any, heard_until: int) -> Iterator[Event]:
         channel = result.channel_tag
-        begin_ms, end_ms = self._span(result, limit_ms)
-        words = self._words(result, self._finals_end.get(channel, self._start_ms))
+        begin, end = self._span(result, heard_until)
+        words = self._words(result, self._format.ms(self._after(channel)))
+        begin_ms, end_ms = self._format.ms(begin), self._format.ms(end)
         if words and self._config.enable_word_time_offsets:
             begin_ms = max(begin_ms, min(words[0].start_ms, end_ms))
         alternatives = tuple(
             Alternative(option.transcript.strip(), round(option.confidence, 4)) for option in result.alternatives
         )
-        self._finals_end[channel] = end_ms
+        self._finals_end[channel] = end
         yield Result(
             text=alternatives[0].text if alternatives else "",
             start_ms=begin_ms,
@@ -85,27 +113,26 @@ class ResponseReader:
             alternatives=alternatives,
             words=words,
         )
-        yield Settled(self._format.offset(min(self._finals_end.values())))
+        yield Settled(min(self._finals_end.values()))
 
-    def _read_interim(self, pieces: list[Any], limit_ms: int) -> Result:
+    def _read_interim(self, pieces: list[Any], heard_until: int) -> Result:
         """Several interims in one response are consecutive pieces: a stable head and an unstable tail."""
-        begin_ms, end_ms = self._span(pieces[-1], limit_ms)
+        begin, end = self._span(pieces[-1], heard_until)
         return Result(
             text="".join(piece.alternatives[0].transcript for piece in pieces).strip(),
-            start_ms=begin_ms,
-            end_ms=end_ms,
+            start_ms=self._format.ms(begin),
+            end_ms=self._format.ms(end),
             is_final=False,
             language_code=pieces[0].language_code,
             channel=pieces[0].channel_tag or 1,
             stability=round(pieces[0].stability, 4),
         )
 
-    def _span(self, result: Any, limit_ms: int) -> tuple[int, int]:
-        """From the end of the final before, or from where speech began after it, to the result's end."""
-        after_ms = self._finals_end.get(result.channel_tag, self._start_ms)
-        end_ms = min(self._start_ms + _ms(getattr(result, self._names.result_end)), limit_ms)
-        end_ms = max(end_ms, after_ms)
-        return max(after_ms, min(self._speech_at_ms, end_ms)), end_ms
+    def _span(self, result: Any, heard_until: int) -> tuple[int, int]:
+        """From the end of the final before, or from where speech began after it, to the result's end. In bytes."""
+        after = self._after(result.channel_tag)
+        end = max(after, min(self._at(getattr(result, self._names.result_end)), heard_until))
+        return max(after, min(self._speech_at, end)), end
 
     def _words(self, result: Any, after_ms: int) -> tuple[WordInfo, ...]:
         """With diarization v1 repeats all words of the leg in every final: those of earlier finals are left out."""

@@ -1,0 +1,226 @@
+"""No byte lost and none heard twice across legs, on a scripted upstream that says which bytes it heard."""
+
+import asyncio
+import random
+import re
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from app.speech.errors import MEANING
+from tests.gateway import START, Client, Gateway, run_gateway
+from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream
+
+TENTH = BYTES_PER_SECOND // 10
+CODES = [
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.ABORTED,
+    grpc.StatusCode.OUT_OF_RANGE,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNKNOWN,
+]
+
+
+def sound(count: int) -> bytes:
+    """Samples that never repeat within 64 kB: number after number."""
+    return b"".join(n.to_bytes(2, "little") for n in range(count // 2))
+
+
+def numbers(text: str) -> list[int]:
+    """The samples that a final names."""
+    first, last = map(int, text.split("-"))
+    return list(range(first, last + 1))
+
+
+def names_samples(fail: Any = None, every: int = TENTH) -> Any:
+    """Finals that name the first and the last sample heard; `fail(call, heard)` may end the call at any chunk."""
+
+    async def script(call: Call) -> AsyncIterator[Any]:
+        done = 0
+        async for _ in call.hear():
+            if fail and (code := fail(call, len(call.audio))) is not None:
+                if code is grpc.StatusCode.OK:
+                    return
+                await call.context.abort(code, "told to fail")
+            while len(call.audio) - done >= every:
+                yield call.final(name(call.audio[done : done + every]), done + every)
+                done += every
+        if len(call.audio) > done:
+            yield call.final(name(call.audio[done:]), len(call.audio))
+        yield call.billed(1)
+
+    return script
+
+
+def name(audio: bytes | bytearray) -> str:
+    return f"{int.from_bytes(audio[:2], 'little')}-{int.from_bytes(audio[-2:], 'little')}"
+
+
+async def heard_once(gateway: Gateway, audio: bytes, frame: int = 3200) -> list[dict[str, Any]]:
+    """Sends `audio`; asserts that the finals name every sample once, in order."""
+    async with Client.connect(gateway) as client:
+        listening = asyncio.create_task(client.hear_all())
+        await client.say(START, *[audio[i : i + frame] for i in range(0, len(audio), frame)], {"type": "stop"})
+        messages = await listening
+    check(messages, audio)
+    return messages
+
+
+def check(messages: list[dict[str, Any]], audio: bytes) -> None:
+    assert messages[-1]["type"] == "stopped", messages[-1]
+    finals = [m for m in messages if m["type"] == "final"]
+    assert [n for m in finals for n in numbers(m["text"])] == list(range(len(audio) // 2))
+    events = [m["event"] for m in messages if "event" in m]
+    assert events == list(range(1, len(events) + 1))
+    assert all(a["end_ms"] <= b["start_ms"] for a, b in pairwise(finals))
+    assert messages[-1]["gap_ms"] == 0
+
+
+@pytest.mark.parametrize("code", [*CODES, grpc.StatusCode.OK], ids=lambda code: code.name)
+async def test_a_leg_that_fails_is_followed_by_one_that_hears_the_rest(
+    gateway: Gateway, upstream: ScriptedUpstream, code: grpc.StatusCode
+) -> None:
+    """OK is a clean end that nobody asked for."""
+
+    def once(call: Call, heard: int) -> grpc.StatusCode | None:
+        return code if call is upstream.calls[0] and heard > 10_000 else None
+
+    upstream.script = names_samples(once)
+    audio = sound(40_000)
+    async with Client.connect(gateway) as client:
+        await client.say(START, audio[:20_000])
+        await upstream.called(2)
+        await client.say(audio[20_000:], {"type": "stop"})
+        messages = await client.hear_all()
+    check(messages, audio)
+    assert messages[-1]["upstream_streams"] == 2
+
+
+@pytest.mark.parametrize("seed", range(20))
+async def test_random_failures_cost_no_byte(upstream: ScriptedUpstream, seed: int) -> None:
+    """Legs that fail at any byte, with any code that allows another try, and legs that are changed all the time."""
+    dice = random.Random(seed)
+
+    def often(_: Call, heard: int) -> grpc.StatusCode | None:
+        return dice.choice(CODES) if dice.random() < 0.08 and heard > TENTH else None
+
+    upstream.script = names_samples(often, every=dice.choice([TENTH, 1000, 5000]))
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}",
+        leg_soft_limit_seconds=dice.choice([0.01, 0.1, 60]),
+        leg_hard_limit_seconds=60,
+    ) as gateway:
+        await heard_once(gateway, sound(120_000), frame=dice.choice([640, 3200, 31_999]))
+
+
+async def test_a_change_of_leg_after_a_final_hands_the_rest_to_the_next(upstream: ScriptedUpstream) -> None:
+    """The old leg had heard more than its last final covers: that is heard again by the next one, and counts once."""
+    upstream.script = names_samples(every=5000)
+    audio = sound(60_000)
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}", leg_soft_limit_seconds=0.001, leg_hard_limit_seconds=60
+    ) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START)
+            for i in range(0, len(audio), 6000):
+                await client.say(audio[i : i + 6000])
+                await client.hear("final")
+            await client.say({"type": "stop"})
+            messages = await client.hear_all()
+    check(messages, audio)
+    assert messages[-1]["upstream_streams"] > 3
+    assert sum(len(call.audio) for call in upstream.calls) > len(audio)
+
+
+async def test_audio_comes_while_the_upstream_is_away(upstream: ScriptedUpstream) -> None:
+    """The upstream refuses for a while in the middle of speech: every byte that came meanwhile is heard afterwards."""
+    away = True
+
+    def refuse(call: Call, heard: int) -> grpc.StatusCode | None:
+        return grpc.StatusCode.UNAVAILABLE if away and (heard > 20_000 or call is not upstream.calls[0]) else None
+
+    upstream.script = names_samples(refuse)
+    audio = sound(120_000)
+    async with run_gateway(upstream=f"grpc://{upstream.address}") as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, *[audio[i : i + 3200] for i in range(0, 60_000, 3200)])
+            warning = await client.hear("warning")
+            assert warning["code"] == "upstream_retrying"
+            assert "audio is kept" in warning["message"]
+            await client.say(*[audio[i : min(i + 3200, len(audio))] for i in range(60_800, len(audio), 3200)])
+            away = False
+            await client.say({"type": "stop"})
+            messages = await client.hear_all()
+    finals = [m["text"] for m in messages if m["type"] == "final"]
+    assert [n for text in finals for n in numbers(text)] == list(range(60_000))
+
+
+async def test_what_is_over_the_bound_is_an_explicit_gap(upstream: ScriptedUpstream) -> None:
+    away = True
+
+    def refuse(_: Call, heard: int) -> grpc.StatusCode | None:
+        return grpc.StatusCode.UNAVAILABLE if away and heard else None
+
+    upstream.script = names_samples(refuse)
+    second = sound(BYTES_PER_SECOND)
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}", replay_seconds=10, max_utterance_seconds=9, leg_quiet_seconds=9
+    ) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, second)
+            await client.hear("warning")
+            await client.say(*[second] * 14)
+            while (await client.hear("ack"))["received"] < 15 * BYTES_PER_SECOND:
+                pass
+            away = False
+            await client.say({"type": "stop"})
+            messages = await client.hear_all()
+    gaps = [m for m in messages if m["type"] == "gap"]
+    assert [gap["reason"] for gap in gaps] == ["upstream"]
+    assert gaps[0]["start_ms"] == 0
+    finals = [m for m in messages if m["type"] == "final"]
+    assert finals[0]["start_ms"] == gaps[0]["end_ms"]
+    assert finals[-1]["end_ms"] == 15_000
+    assert messages[-1]["gap_ms"] == gaps[0]["end_ms"]
+
+
+async def test_a_leg_that_does_not_answer_is_given_up(upstream: ScriptedUpstream) -> None:
+    """It was half-closed and says nothing: another one hears the same audio."""
+
+    async def silent(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            pass
+        await asyncio.Event().wait()
+        yield
+
+    audio = sound(6400)
+    upstream.script = silent
+    async with run_gateway(upstream=f"grpc://{upstream.address}", answer_seconds=0.3) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, audio, {"type": "stop"})
+            await upstream.called(1)
+            upstream.script = names_samples()
+            messages = await client.hear_all()
+    assert [m["text"] for m in messages if m["type"] == "final"] == ["0-1599", "1600-3199"]
+
+
+async def test_pauses_between_words_are_found_in_every_encoding() -> None:
+    from app.speech.seam import loudness
+
+    assert loudness(b"\0\0" * 10, "LINEAR16") == 0
+    assert loudness(b"\0\x80\0\0", "LINEAR16") == 32768
+    assert loudness(b"\xff\x7f", "MULAW") == 0
+    assert loudness(b"\x80", "MULAW") == 127
+    assert loudness(b"\xd5\x55", "ALAW") == 0
+    assert loudness(b"\xaa", "ALAW") == 127
+
+
+def test_the_page_about_errors_is_the_table_in_the_code() -> None:
+    page = (Path(__file__).parent.parent / "docs" / "upstream-errors.md").read_text()
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (.+?) \|$", page, re.MULTILINE))
+    assert rows == {code.name: verdict.value for code, verdict in MEANING.items()}
