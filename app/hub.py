@@ -47,15 +47,19 @@ class Hub:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        await self.close()
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+
+    async def close(self) -> None:
+        """Opens nothing any more and tells every session `restarting`; returns when the last one has ended."""
         self._closing = True
         for relay in self._relays.values():
             relay.fail(SessionError("restarting", "the gateway is shutting down"))
         while self._relays:
             self._empty.clear()
             await self._empty.wait()
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
 
     @property
     def sessions(self) -> int:

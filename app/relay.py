@@ -186,6 +186,7 @@ class Relay:
                 async with asyncio.timeout(self._send_seconds):
                     for message in self.session.due():
                         await self._socket.send(message)
+                    self.session.forget_sent()
                     if ended:
                         await self._close()
                         return

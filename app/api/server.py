@@ -149,6 +149,12 @@ class GatewayServer(uvicorn.Server):
         if self.started and self.on_started is not None:
             self.on_started()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """uvicorn closes every WebSocket at once, without a word: the sessions are told first."""
+        if (hub := getattr(self.config.app.state, "hub", None)) is not None:  # type: ignore[union-attr]
+            await hub.close()
+        await super().shutdown(sockets)
+
 
 def server(
     app: FastAPI, *, ping_interval: float, ping_timeout: float, trusted_proxies: str, log_level: str
