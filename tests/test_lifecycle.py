@@ -425,7 +425,8 @@ async def test_sigterm_closes_every_session_and_ends_the_process(upstream: Scrip
                 await client.hear("final")
             process.child.terminate()
             for client in clients:
-                await client.hear_all()
+                messages = await client.hear_all()
+                assert (messages[-1]["type"], messages[-1]["code"]) == ("error", "restarting")
                 assert client.close_code == 1012
             assert await process.ends() in {0, -signal.SIGTERM}
         await until(lambda: upstream.open_calls == 0)
