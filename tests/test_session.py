@@ -262,6 +262,13 @@ def test_any_frame_resets_the_idle_timer() -> None:
     assert [m["code"] for m in due(a_session)] == ["idle", "idle"]
 
 
+def test_after_stop_the_client_may_be_silent_for_as_long_as_the_last_finals_take() -> None:
+    a_session = session()
+    a_session.stop()
+    a_session.tick(3000.0)
+    assert [m["code"] for m in due(a_session, "warning")] == ["session_limit"]
+
+
 def test_the_longest_session_is_warned_of_and_then_closed() -> None:
     a_session = session()
     a_session.heard_from_client(545.0)

@@ -306,7 +306,7 @@ class Session:
         """At least every second. Raises SessionError when the client was silent for too long."""
         if self.received > self.link.acked[0]:
             self.link.ack_due = True
-        idle_for = now - self._heard_at
+        idle_for = now - self._heard_at if self.phase is Phase.LISTENING else 0.0  # after `stop` it is our turn
         if idle_for >= self._timers.idle:
             raise SessionError("idle_timeout", f"no frame for {self._timers.idle:g} s, the limit")
         if idle_for >= self._timers.idle * IDLE_WARNING:
