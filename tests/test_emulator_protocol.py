@@ -1,5 +1,6 @@
 """How a call goes: order, refusals, limits. Codes and texts are Google's own, version by version."""
 
+import asyncio
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -156,6 +157,24 @@ async def test_what_v2_refuses(change: Change, text: str, port: int) -> None:
         change(request)
         heard = await client.say([request])
     assert heard.status == ("INVALID_ARGUMENT", text)
+
+
+@BOTH
+async def test_a_client_that_writes_at_once_sees_why_it_is_refused(version: str, port: int) -> None:
+    """Not the INTERNAL of a status that meets a write on its way."""
+    async with google(version, port) as client:
+        for _ in range(5):
+            heard = await client.recognize(Asked(rate=1), [silence(0.1)] * 50)
+            assert heard.status == ("INVALID_ARGUMENT", BAD + "bad sample rate hertz.")
+
+
+@BOTH
+async def test_a_client_that_does_not_half_close_is_refused_all_the_same(version: str, port: int) -> None:
+    """A moment later."""
+    async with google(version, port) as client:
+        call = await client.open(Asked(rate=1), silence(0.1))
+        heard = await asyncio.wait_for(rest(call), 5)
+    assert heard.status == ("INVALID_ARGUMENT", BAD + "bad sample rate hertz.")
 
 
 async def test_a_named_recognizer_is_not_found(port: int) -> None:

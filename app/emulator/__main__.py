@@ -33,6 +33,8 @@ def main() -> int:
         seed=arguments.seed,
         connection_faults=arguments.connection_faults,
     )
+    if sys.version_info < (3, 12) and hasattr(os, "pidfd_open"):
+        asyncio.set_child_watcher(asyncio.PidfdChildWatcher())  # as from 3.12 on; else a thread waits for each worker
     try:
         asyncio.run(_serve(options, exit_with_stdin=arguments.exit_with_stdin))
     except (ModelMissing, WorkerFailed, RuntimeError, OSError) as error:

@@ -6,9 +6,10 @@ A worker is gone when its end of the socket pair is closed, for whatever reason:
 import asyncio
 import logging
 import socket
-import subprocess
 import sys
+from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -134,7 +135,7 @@ class Pool:
 
     @property
     def process_ids(self) -> list[int]:
-        return [worker.process.pid for worker in self._workers]
+        return [worker.process.pid for worker in self._workers if worker.process]
 
     @property
     def stream_count(self) -> int:
@@ -158,7 +159,7 @@ class Pool:
         """A worker is gone. After one that never came up the next is not hurried: it may fail alike."""
         if not self._started:
             return
-        log.warning("worker %d ended with code %s; starting another", worker.process.pid, worker.process.returncode)
+        log.warning("%s; starting another", worker.fate)
         place = self._workers.index(worker)
         if worker.came_up:
             self._fill(place)
@@ -177,19 +178,20 @@ class _Worker:
         self._loop = asyncio.get_running_loop()
         self._on_lost = on_lost
         self._link, theirs = socket.socketpair()
-        with theirs:
-            self.process = _spawn(theirs.fileno(), options)
         self._link.setblocking(False)
         self._loop.add_reader(self._link.fileno(), self._read)
         self._frames = wire.Frames()
         self._out = bytearray()
-        self._gone = self._loop.create_future()
+        self._hung_up = asyncio.Event()
+        self.process: Process | None = None
+        self.fate = ""
         self.streams: dict[int, Recognition] = {}
         self.ready: asyncio.Future[None] = self._loop.create_future()
+        self._life = self._loop.create_task(self._live(theirs, options))
 
     @property
     def alive(self) -> bool:
-        return not self._gone.done()
+        return not self._hung_up.is_set()
 
     @property
     def came_up(self) -> bool:
@@ -197,7 +199,7 @@ class _Worker:
 
     def send(self, frame: bytes) -> None:
         """Never waits: what a stream may have on its way is bounded by AHEAD."""
-        if self._gone.done():
+        if not self.alive:
             return
         if not self._out:
             self._loop.add_writer(self._link.fileno(), self._write)
@@ -205,10 +207,27 @@ class _Worker:
 
     async def stop(self) -> None:
         """Closing our direction tells the worker to end; one that does not listen is killed."""
-        if self._gone.done():
-            return
-        self._link.shutdown(socket.SHUT_WR)
-        await asyncio.wait([self._gone], timeout=STOP_WITHIN)
+        if self.alive:
+            self._link.shutdown(socket.SHUT_WR)
+            await asyncio.wait([self._life], timeout=STOP_WITHIN)
+            self._hang_up()
+        await asyncio.wait([self._life])
+
+    async def _live(self, theirs: socket.socket, options: Options) -> None:
+        """Its process, from the start to the end. Frames for one that is being started wait in the socket pair."""
+        try:
+            with theirs:
+                self.process = await _spawn(theirs.fileno(), options)
+        except OSError as error:
+            self.fate = f"a worker could not be started: {error}"
+            self._hang_up()
+        else:
+            await self._hung_up.wait()
+            with suppress(ProcessLookupError):
+                self.process.kill()
+            code = await self.process.wait()
+            self.fate = f"worker {self.process.pid} ended with code {code}"
+            self.fate += "" if self.came_up else " before it was ready"
         self._end()
 
     def _write(self) -> None:
@@ -225,7 +244,7 @@ class _Worker:
         except ConnectionResetError:
             data = b""
         if not data:
-            self._end()
+            self._hang_up()
         for kind, stream, payload in self._frames.feed(data):
             self._take(kind, stream, payload)
 
@@ -245,19 +264,19 @@ class _Worker:
                 del self.streams[stream]
                 recognition.deliver(Done())
 
-    def _end(self) -> None:
+    def _hang_up(self) -> None:
         """The process is gone, or is to go."""
-        if self._gone.done():
+        if not self.alive:
             return
+        self._hung_up.set()
         self._loop.remove_reader(self._link.fileno())
         self._loop.remove_writer(self._link.fileno())
         self._link.close()
-        self.process.kill()
-        self.process.wait()  # a killed process, or one that has closed its socket by ending: at once
-        self._gone.set_result(None)
+
+    def _end(self) -> None:
+        """The process is gone."""
         if not self.ready.done():
-            what = f"a worker ended with code {self.process.returncode} before it was ready"
-            self.ready.set_exception(WorkerFailed(what))
+            self.ready.set_exception(WorkerFailed(self.fate))
             self.ready.exception()  # nobody waits for one that was started later
         for recognition in [*self.streams.values()]:
             recognition.release()
@@ -266,13 +285,13 @@ class _Worker:
         self._on_lost(self)
 
 
-def _spawn(link: int, options: Options) -> "subprocess.Popen[bytes]":
+async def _spawn(link: int, options: Options) -> Process:
     """From the directory that holds this package, so that it need not be installed."""
     model = [str(options.model.resolve())] if options.model else []
-    return subprocess.Popen(  # noqa: S603 - our own module
-        [sys.executable, "-m", "app.emulator.worker", str(link), *model],
+    return await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "app.emulator.worker", str(link), *model),
         cwd=Path(__file__).parents[2],
         pass_fds=[link],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
+        stdin=DEVNULL,
+        stdout=DEVNULL,
     )

@@ -8,6 +8,7 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from itertools import count
 from typing import Any
 
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 Handler = Callable[[Any, "grpc.aio.ServicerContext[Any, Any]"], Awaitable[None]]
 UNAVAILABLE = Refused(grpc.StatusCode.UNAVAILABLE, "The service is currently unavailable.")
 INTERNAL = Refused(grpc.StatusCode.INTERNAL, "Internal error encountered.")
+DROP_FOR = 0.3  # seconds that a refused client may go on writing before it gets the status
 _request_ids = count(1)
 
 
@@ -70,6 +72,7 @@ class Call:
         self._request_id = next(_request_ids)
         self._terms: Terms | None = None
         self._recognition: Recognition | None = None
+        self._dropping = False
         self._bytes = 0
         self._finals = 0
 
@@ -86,15 +89,23 @@ class Call:
         finally:
             timer.cancel()
             self._leave(self._faults)
-            reader.cancel()
-            await asyncio.wait([reader])  # grpc wants no reader parked when the call ends
             if self._recognition:
                 self._recognition.close()
+            await self._stop(reader)
         log.info(
             "stream %d closed: %d bytes, %d finals, %s", self._request_id, self._bytes, self._finals, refusal or "OK"
         )
         if refusal and refusal.code is not grpc.StatusCode.OK:
             await self._context.abort(refusal.code, refusal.text)
+
+    async def _stop(self, reader: asyncio.Task[None]) -> None:
+        """grpc wants no reader parked when the call ends."""
+        try:
+            if self._dropping:
+                await asyncio.wait([reader])
+        finally:
+            reader.cancel()
+            await asyncio.wait([reader])
 
     async def _read(self) -> None:
         """Messages to the worker, as fast as it recognizes: what is not read pushes back on the client."""
@@ -111,12 +122,21 @@ class Call:
         except EOFError:
             self._inbox.put_nowait(HalfClosed())
         except Refused as refused:
-            self._inbox.put_nowait(refused)
+            await self._refuse(refused)
         except NoWorker:
-            self._inbox.put_nowait(UNAVAILABLE)
+            await self._refuse(UNAVAILABLE)
         except Exception:
             log.exception("stream %d failed", self._request_id)
             self._inbox.put_nowait(INTERNAL)
+
+    async def _refuse(self, refused: Refused) -> None:
+        """A status that meets a write on its way is masked in grpc.aio's client: let one that writes at once finish."""
+        self._dropping = True
+        self._inbox.put_nowait(refused)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(DROP_FOR):
+                while await self._context.read() is not grpc.aio.EOF:
+                    pass
 
     def _deliver(self, event: wire.Event | Done | Lost) -> None:
         self._faults.recognized(event)
