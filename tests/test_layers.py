@@ -57,3 +57,8 @@ def test_no_threads_no_executors_no_environment(path: Path) -> None:
         assert word not in text, f"{path}: {word}"
     if path.name not in READ_THE_ENVIRONMENT:
         assert not re.search(r"os\.(environ|getenv)", text), f"{path} reads the environment"
+
+
+def test_no_page_has_a_placeholder() -> None:
+    for page in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "docs").glob("*.md"), ROOT / "bench/README.md"):
+        assert not re.search(r"BENCH_|TODO|FIXME|XXX", page.read_text()), page.name
