@@ -3,7 +3,6 @@
 Settings -> Dialect (v1 or v2) + Pool (channels) -> GoogleRecognizer for each session -> Hub -> FastAPI
 """
 
-import importlib.util
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -14,12 +13,12 @@ from starlette.exceptions import HTTPException
 from app import __doc__ as description
 from app.api import http, ws
 from app.core.breaker import Breaker
-from app.core.errors import invalid
-from app.core.protocol import MAX_FRAME_BYTES, SUBPROTOCOL
+from app.core.errors import SessionError, invalid
+from app.core.protocol import MAX_FRAME_BYTES, SUBPROTOCOL, Audio, SessionConfig
 from app.core.recognition import Event
 from app.core.session import Session
 from app.embedded import EmbeddedEmulator
-from app.emulator.models import sample_recording
+from app.emulator.models import ModelMissing, require_packages, sample_recording
 from app.hub import Hub, HubLimits
 from app.relay import Recognize, Recognizer
 from app.settings import Settings, SettingsError
@@ -77,12 +76,12 @@ def _google_access(settings: Settings) -> GoogleAccess:
 
 
 def _check_emulator(settings: Settings) -> None:
-    missing = [name for name in ("onnxruntime", "moonshine_voice", "soxr") if not importlib.util.find_spec(name)]
-    if settings.upstream == "emulator" and missing:
-        raise SettingsError(
-            f"GATEWAY_UPSTREAM=emulator needs the optional packages of the extra `emulator` (missing: "
-            f"{', '.join(missing)}): pip install 'captions-gateway[emulator]', or set GATEWAY_UPSTREAM=google"
-        )
+    if settings.upstream != "emulator":
+        return
+    try:
+        require_packages()
+    except ModelMissing as error:
+        raise SettingsError(f"GATEWAY_UPSTREAM=emulator: {error}, or set GATEWAY_UPSTREAM=google") from error
 
 
 def _dialect(settings: Settings, access: GoogleAccess | None) -> Dialect:
@@ -105,6 +104,13 @@ def _dialect(settings: Settings, access: GoogleAccess | None) -> Dialect:
         )
     if settings.model is not None and settings.model not in dialect.models:
         raise SettingsError(f"GATEWAY_MODEL: {settings.model!r} is none of {', '.join(dialect.models)}")
+    try:
+        dialect.check(SessionConfig(Audio("LINEAR16", 16_000), ["en-US"]))
+    except SessionError as error:
+        raise SettingsError(
+            f"GATEWAY_MODEL: {settings.model!r} needs a region: GATEWAY_GOOGLE_LOCATION must be one, "
+            f"such as us-central1, not {settings.google_location!r}"
+        ) from error
     return dialect
 
 
@@ -180,18 +186,18 @@ def _public_config(
         encodings=["LINEAR16", "MULAW", "ALAW"],
         sample_rate_hertz={"min": 8000, "max": 48000},
         sample_recording=has_sample,
-        limits={
-            "max_frame_bytes": MAX_FRAME_BYTES,
-            "max_sessions": settings.max_sessions,
-            "window_seconds": settings.replay_seconds,
-            "max_session_seconds": settings.max_session_seconds,
-        },
-        timers={
-            "start_timeout_seconds": settings.start_timeout_seconds,
-            "idle_timeout_seconds": settings.idle_timeout_seconds,
-            "send_timeout_seconds": settings.send_timeout_seconds,
-            "ping_interval_seconds": settings.ping_interval_seconds,
-            "ping_timeout_seconds": settings.ping_timeout_seconds,
-            "resume_window_seconds": 0,
-        },
+        limits=http.Limits(
+            max_frame_bytes=MAX_FRAME_BYTES,
+            max_sessions=settings.max_sessions,
+            window_seconds=settings.replay_seconds,
+            max_session_seconds=settings.max_session_seconds,
+        ),
+        timers=http.Timers(
+            start_timeout_seconds=settings.start_timeout_seconds,
+            idle_timeout_seconds=settings.idle_timeout_seconds,
+            send_timeout_seconds=settings.send_timeout_seconds,
+            ping_interval_seconds=settings.ping_interval_seconds,
+            ping_timeout_seconds=settings.ping_timeout_seconds,
+            resume_window_seconds=0,
+        ),
     )

@@ -4,17 +4,22 @@
 """
 
 import difflib
+import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from dotenv import dotenv_values
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from app.core.protocol import LanguageCode
+
 PREFIX = "GATEWAY_"
-_GRPC = re.compile(r"^grpc://[^/\s:]+:\d{1,5}$")
+_GRPC = re.compile(r"^grpc://[^/\s:]+:(\d{1,5})$", re.ASCII)
+_LANGUAGE_CODE = re.compile(get_args(LanguageCode)[1].pattern)
+"""As a client's `language_codes` are checked."""
 
 
 class SettingsError(Exception):
@@ -23,13 +28,19 @@ class SettingsError(Exception):
 
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(
-        env_prefix=PREFIX, env_file=".env", env_ignore_empty=True, extra="ignore", hide_input_in_errors=True
+        env_prefix=PREFIX,
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
     )
 
     host: str = Field("127.0.0.1", description="Address to listen on. 0.0.0.0 for every interface.")
     port: int = Field(8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     trusted_proxies: str = Field(
-        "127.0.0.1", description="Proxies (addresses or networks, comma-separated) whose X-Forwarded-For is believed."
+        "127.0.0.1",
+        description="Proxies whose X-Forwarded-For is believed: addresses or networks, comma-separated, or * for all.",
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged.")
 
@@ -98,11 +109,34 @@ class Settings(BaseSettings):
     def _split(cls, value: object) -> object:
         return tuple(code.strip() for code in value.split(",") if code.strip()) if isinstance(value, str) else value
 
+    @field_validator("language_codes")
+    @classmethod
+    def _language_codes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for code in value:
+            if not _LANGUAGE_CODE.match(code):
+                raise ValueError(f"{code!r} is no BCP-47 code such as en-US")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        for proxy in value.split(",") if value != "*" else ():
+            try:
+                ipaddress.ip_network(proxy.strip())
+            except ValueError as error:
+                raise ValueError(
+                    f"{error}: allowed are addresses and networks such as 10.0.0.0/8, or * alone"
+                ) from None
+        return value
+
     @field_validator("upstream")
     @classmethod
     def _known_upstream(cls, value: str) -> str:
-        if value not in {"emulator", "google"} and not _GRPC.match(value):
+        elsewhere = _GRPC.match(value)
+        if value not in {"emulator", "google"} and not elsewhere:
             raise ValueError(f"{value!r} is none of emulator, google, grpc://HOST:PORT")
+        if elsewhere and not 1 <= int(elsewhere[1]) <= 65535:
+            raise ValueError(f"{value!r} has no port from 1 to 65535")
         return value
 
     @field_validator("google_credentials_file")

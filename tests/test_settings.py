@@ -47,6 +47,14 @@ def test_languages_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch) -
         ("PORT", "70000", "less than or equal to 65535"),
         ("UPSTREAM", "azure", "'azure' is none of emulator, google, grpc://HOST:PORT"),
         ("UPSTREAM", "grpc://nowhere", "'grpc://nowhere' is none of"),
+        ("UPSTREAM", "grpc://h:99999", "GATEWAY_UPSTREAM: 'grpc://h:99999' has no port from 1 to 65535"),
+        ("UPSTREAM", "grpc://h:0", "'grpc://h:0' has no port from 1 to 65535"),
+        ("LANGUAGE_CODES", "en-US,foo_bar", "GATEWAY_LANGUAGE_CODES: 'foo_bar' is no BCP-47 code such as en-US"),
+        ("TRUSTED_PROXIES", "127.0.0.1,zzz", "GATEWAY_TRUSTED_PROXIES: 'zzz' does not appear to be an IPv4 or IPv6"),
+        ("TRUSTED_PROXIES", "10.0.0.1/8", "10.0.0.1/8 has host bits set: allowed are addresses and networks"),
+        ("TRUSTED_PROXIES", "*,10.0.0.1", "or * alone"),
+        ("IDLE_TIMEOUT_SECONDS", "inf", "GATEWAY_IDLE_TIMEOUT_SECONDS: 'inf': Input should be a finite number"),
+        ("REPLAY_SECONDS", "nan", "GATEWAY_REPLAY_SECONDS: 'nan': Input should be a finite number"),
         ("SPEECH_API", "v3", "GATEWAY_SPEECH_API: 'v3': Input should be 'v1' or 'v2'"),
         ("GOOGLE_CREDENTIALS_FILE", "/nonexistent.json", "there is no file '/nonexistent.json'"),
         ("LEG_SOFT_LIMIT_SECONDS", "290", "must not be over GATEWAY_LEG_HARD_LIMIT_SECONDS"),
@@ -60,6 +68,31 @@ def test_a_wrong_setting_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, na
         load_settings()
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("trusted_proxies", "*"),
+        ("trusted_proxies", "10.0.0.0/8, ::1, 192.0.2.7"),
+        ("upstream", "grpc://stt.example:65535"),
+        ("language_codes", "auto,en,cmn-Hans-CN"),
+    ],
+)
+def test_what_is_right_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(f"GATEWAY_{name.upper()}", value)
+    taken = getattr(load_settings(), name)
+    assert (",".join(taken) if isinstance(taken, tuple) else taken) == value
+
+
+def test_no_float_may_be_infinite() -> None:
+    """Whichever setting it is."""
+    floats = [name for name, setting in Settings.model_fields.items() if setting.annotation is float]
+    assert len(floats) > 10
+    for name in floats:
+        for value in ("inf", "nan"):
+            with pytest.raises(ValueError, match=name):
+                Settings.model_validate({name: value})
 
 
 def test_an_unknown_setting_in_the_file_is_told_too(tmp_path: Path) -> None:

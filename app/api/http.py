@@ -38,6 +38,22 @@ class Readiness(BaseModel):
     sessions: int
 
 
+class Limits(BaseModel):
+    max_frame_bytes: int
+    max_sessions: int
+    window_seconds: float
+    max_session_seconds: float
+
+
+class Timers(BaseModel):
+    start_timeout_seconds: float
+    idle_timeout_seconds: float
+    send_timeout_seconds: float
+    ping_interval_seconds: float
+    ping_timeout_seconds: float
+    resume_window_seconds: float
+
+
 class PublicConfig(BaseModel):
     """What a client may want to know before it connects. Nothing here is secret."""
 
@@ -50,16 +66,18 @@ class PublicConfig(BaseModel):
     encodings: list[str]
     sample_rate_hertz: dict[str, int]
     sample_recording: bool = Field(description="Whether `/sample.wav` is there")
-    limits: dict[str, float]
-    timers: dict[str, float]
+    limits: Limits
+    timers: Timers
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz() -> Health:
     """Alive: the process answers. Looks at nothing else."""
     return Health(status="ok")
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: {"model": Readiness}})
 async def readyz(request: Request, response: Response) -> Readiness:
     """Whether a session could be served now; 503 with the reason when not."""
@@ -93,6 +111,7 @@ async def sample(request: Request) -> Response:
     return Response(recording, media_type="audio/wav")
 
 
+@router.head("/", include_in_schema=False)
 @router.get("/", include_in_schema=False)
 async def page(request: Request) -> Response:
     return await page_file(request, "index.html")

@@ -8,7 +8,7 @@ from typing import Any
 import google.auth
 import grpc
 from google.api_core import grpc_helpers_async
-from google.auth.exceptions import DefaultCredentialsError
+from google.auth.exceptions import GoogleAuthError
 
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
@@ -36,17 +36,32 @@ def google_access(key_file: Path | None) -> GoogleAccess:
 
     Raises NoCredentials.
     """
+    if key_file is not None:
+        return _from_key_file(key_file)
     try:
-        if key_file is not None:
-            credentials, project = google.auth.load_credentials_from_file(  # type: ignore[no-untyped-call]
-                str(key_file), scopes=_SCOPES
-            )
-        else:
-            credentials, project = google.auth.default(scopes=_SCOPES)
-    except (DefaultCredentialsError, ValueError) as error:
+        credentials, project = google.auth.default(scopes=_SCOPES)
+    except (GoogleAuthError, ValueError) as error:
         raise NoCredentials(
             "GATEWAY_UPSTREAM=google needs credentials. On your machine: `gcloud auth application-default login`. "
             "On a server: a service account with the role Speech Client, its key file in "
-            f"GATEWAY_GOOGLE_CREDENTIALS_FILE. Google says: {str(error).splitlines()[0]}"
+            f"GATEWAY_GOOGLE_CREDENTIALS_FILE. Google says: {_reason(error)}"
         ) from error
     return GoogleAccess(credentials, project)
+
+
+def _from_key_file(path: Path) -> GoogleAccess:
+    try:
+        credentials, project = google.auth.load_credentials_from_file(  # type: ignore[no-untyped-call]
+            str(path), scopes=_SCOPES
+        )
+    except (GoogleAuthError, OSError, ValueError, AttributeError, TypeError) as error:  # the last two: no object
+        raise NoCredentials(
+            f"GATEWAY_GOOGLE_CREDENTIALS_FILE: key file {path} is not usable: {_reason(error)}"
+        ) from error
+    return GoogleAccess(credentials, project)
+
+
+def _reason(error: Exception) -> str:
+    """One line: an error of google's may carry another one as its second argument."""
+    parts = error.args if isinstance(error, GoogleAuthError) else (error,)
+    return ": ".join(str(part).removesuffix(".") for part in parts).partition("\n")[0]
