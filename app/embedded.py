@@ -67,15 +67,17 @@ class EmbeddedEmulator:
         except TimeoutError:
             line = ""
         if not line.startswith("listening on "):
+            with suppress(ProcessLookupError):
+                self._process.kill()
             raise EmulatorFailed("the embedded emulator did not start (its own lines are above)")
         return line.removeprefix("listening on ")
 
     async def _keep(self, port: int) -> None:
-        """Starts it again whenever it ends by itself."""
+        """Starts it again whenever it has ended, until it serves: one that does not has been killed."""
         while True:
             assert self._process is not None
             code = await self._process.wait()
             log.error("the embedded emulator ended with code %s: starting it again", code)
             await asyncio.sleep(RESTART_SECONDS)
-            with suppress(EmulatorFailed):
+            with suppress(EmulatorFailed, OSError):
                 await self._launch(port)

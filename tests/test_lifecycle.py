@@ -20,6 +20,7 @@ import httpx
 import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
+from app import embedded
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
 from tests.test_bad_input import content, frame, staged
 from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream
@@ -477,6 +478,36 @@ async def test_a_killed_emulator_is_started_again_and_ctrl_c_ends_both(tmp_path:
         assert process.log.count("starting it again") == 1
 
 
+IMPOSTOR = """#!/bin/sh
+echo $$ >> {pids}
+[ $(wc -l < {pids}) = 2 ] || echo listening on 127.0.0.1:1
+exec cat
+"""
+
+
+async def test_an_emulator_that_hangs_in_its_restart_is_killed_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of three starts the second never serves."""
+    pids, impostor = tmp_path / "pids", tmp_path / "python"
+    impostor.write_text(IMPOSTOR.format(pids=pids))
+    impostor.chmod(0o700)
+    monkeypatch.setattr(sys, "executable", str(impostor))
+    monkeypatch.setattr(embedded, "RESTART_SECONDS", 0)
+    emulator = embedded.EmbeddedEmulator(workers=1)
+    try:
+        assert await emulator.start() == "127.0.0.1:1"
+        monkeypatch.setattr(embedded, "START_SECONDS", 0.5)
+        first = int(pids.read_text())
+        os.kill(first, signal.SIGKILL)
+        await until(lambda: len(pids.read_text().split()) >= 3)
+        second = int(pids.read_text().split()[1])
+        with pytest.raises(ProcessLookupError):
+            os.kill(second, 0)
+    finally:
+        await emulator.stop()
+
+
 # Wrong settings -------------------------------------------------------------------------------------------
 
 WRONG: dict[str, tuple[dict[str, str], str]] = {
@@ -512,6 +543,13 @@ WRONG: dict[str, tuple[dict[str, str], str]] = {
         "GATEWAY_UPSTREAM=google needs credentials. On your machine: `gcloud auth application-default login`.",
     ),
 }
+WRONG |= {
+    f"{model} without a region": (
+        {"upstream": "grpc://127.0.0.1:1", "model": model},
+        f"GATEWAY_MODEL: {model!r} needs a region: GATEWAY_GOOGLE_LOCATION must be one, ",
+    )
+    for model in ("chirp_2", "chirp_3")
+}
 
 
 async def complaint(folder: Path, **settings: str) -> str:
@@ -532,6 +570,25 @@ async def test_a_wrong_setting_stops_the_start_with_one_clear_line(tmp_path: Pat
     line = await complaint(tmp_path, **settings)
     assert line.startswith(says)
     assert len(line) > len("GATEWAY_PORT: 'abc': ")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ('{"type": "service_account"}', "missing fields "),
+        ("no json", "is not a valid json file: Expecting value"),
+        ("[]", "'list' object has no attribute 'get'"),
+        ("{}", "does not have a valid type"),
+    ],
+)
+async def test_a_broken_key_file_is_told_as_such(tmp_path: Path, content: str, reason: str) -> None:
+    """It is there, so nobody has to be told that credentials are needed."""
+    key = tmp_path / "key.json"
+    key.write_text(content)
+    line = await complaint(tmp_path, upstream="google", google_credentials_file=str(key))
+    assert line.startswith(f"GATEWAY_GOOGLE_CREDENTIALS_FILE: key file {key} is not usable: ")
+    assert reason in line
+    assert "Error(" not in line
 
 
 async def test_an_unknown_name_in_a_file_of_settings_is_wrong_too(tmp_path: Path) -> None:
