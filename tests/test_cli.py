@@ -276,6 +276,13 @@ async def test_wrong_arguments_show_the_usage(arguments: list[str]) -> None:
     assert "usage: transcribe" in err
 
 
+@pytest.mark.parametrize("value", ["0", "10001", "-1", "abc"])
+async def test_a_wrong_size_of_frames_is_told_with_its_range(value: str) -> None:
+    code, _, err = await transcribe("talk.wav", f"--frame-ms={value}")
+    assert code == 2
+    assert err.endswith(f"argument --frame-ms: {value!r} is not from 1 to 10000\n")
+
+
 async def test_the_recording_is_never_overwritten(recording: Path) -> None:
     code, _, err = await transcribe(recording, "--output", recording)
     assert code == 2

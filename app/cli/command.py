@@ -288,10 +288,9 @@ def _add_formats(add: Callable[..., argparse.Action]) -> None:
 
 
 def _frame_ms(text: str) -> int:
-    value = int(text)
-    if not 1 <= value <= 10_000:
-        raise ValueError(text)
-    return value
+    if not text.isdecimal() or not 1 <= int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"{text!r} is not from 1 to 10000")
+    return int(text)
 
 
 if __name__ == "__main__":
