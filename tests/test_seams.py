@@ -209,6 +209,28 @@ async def test_a_leg_that_does_not_answer_is_given_up(upstream: ScriptedUpstream
     assert [m["text"] for m in messages if m["type"] == "final"] == ["0-1599", "1600-3199"]
 
 
+async def test_a_long_utterance_without_interims_is_not_given_up(upstream: ScriptedUpstream) -> None:
+    """Who asked for no interims hears nothing while somebody speaks: that is no sign of a dead stream."""
+
+    async def speaks(call: Call) -> AsyncIterator[Any]:
+        yield call.activity(2, 0)
+        async for _ in call.hear():
+            pass
+        yield call.final("all of it", len(call.audio))
+
+    upstream.script = speaks
+    async with run_gateway(upstream=f"grpc://{upstream.address}", answer_seconds=0.3) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START | {"interim_results": False})
+            for _ in range(4):  # the gateway looks at its legs as often as it acknowledges
+                await client.say(sound(6400))
+                await client.hear("ack")
+            await client.say({"type": "stop"})
+            messages = await client.hear_all()
+    assert [m["text"] for m in messages if m["type"] == "final"] == ["all of it"]
+    assert messages[-1]["upstream_streams"] == 1
+
+
 async def test_pauses_between_words_are_found_in_every_encoding() -> None:
     from app.speech.seam import loudness
 

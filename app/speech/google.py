@@ -291,7 +291,10 @@ class GoogleRecognizer:
         if leg.ended:
             return False
         stuck = leg.behind(self._handover.taken) > self._format.bytes_per_second and leg.half_closed_at is None
-        owes = not leg.connected or leg.half_closed_at is not None or (self._speaking and leg is self._newest)
+        spoken_to = (
+            self._speaking and leg is self._newest and self._config.interim_results
+        )  # else finals may be far apart
+        owes = not leg.connected or leg.half_closed_at is not None or spoken_to
         silent_since = max(leg.heard_at, leg.half_closed_at or 0.0)
         if stuck or leg.half_closed_at is not None:
             silent_since = max(silent_since, leg.sent_at)

@@ -63,10 +63,6 @@ class Pool:
         self._streams_per_channel = streams_per_channel
         self._members: list[_Member] = []
 
-    @property
-    def legs(self) -> int:
-        return sum(member.legs for member in self._members)
-
     def acquire(self) -> Lease:
         """A slot on the fullest channel that has room, so that the others can run empty."""
         free = [member for member in self._members if member.legs < self._streams_per_channel]
