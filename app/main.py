@@ -25,7 +25,8 @@ from app.settings import Settings, SettingsError
 from app.speech import languages
 from app.speech.credentials import GoogleAccess, NoCredentials, google_access
 from app.speech.dialect import Dialect
-from app.speech.google import GoogleRecognizer, LegLimits
+from app.speech.google import GoogleRecognizer
+from app.speech.limits import LegLimits
 from app.speech.pool import CHANNEL_OPTIONS, Pool
 
 BREAKER_FAILURES, BREAKER_SECONDS = 20, 5.0
