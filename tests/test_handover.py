@@ -90,6 +90,27 @@ class Session(RuleBasedStateMachine):
             if self.handover.open is not None:
                 self.open(self.handover.open)
 
+    @precondition(lambda self: self.handover.open)
+    @rule(data=st.data())
+    def silence_is_guessed(self, data: st.DataObject) -> None:
+        """The old leg has heard more than it owns from now on."""
+        leg = self.legs[-1]
+        offset = data.draw(st.integers(leg.start + leg.done, len(self.said)))
+        stretch = self.handover.cut_behind(offset)
+        if stretch is not None:
+            del leg.heard[offset - leg.start :]
+            self.open(stretch)
+
+    @precondition(lambda self: self.legs and self.legs[0].stretch.guessed)
+    @rule()
+    def the_guess_was_wrong(self) -> None:
+        after = self.handover.take_back(self.legs[0].stretch)
+        assert after is self.legs[1].stretch
+        self.retired += self.legs[:2]
+        del self.legs[:2]
+        assert self.handover.head is not None
+        self.open(self.handover.head, first=True)
+
     @precondition(lambda self: self.legs)
     @rule(data=st.data())
     def a_leg_fails(self, data: st.DataObject) -> None:
@@ -171,6 +192,17 @@ def test_giving_up_names_exactly_the_bytes_that_nobody_hears() -> None:
     assert handover.give_up(keep=4) == (0, 6)
     assert hear(handover, stretch) == b"6789"
     assert handover.give_up(keep=4) is None
+
+
+def test_giving_up_spares_what_is_being_heard() -> None:
+    handover = Handover()
+    handover.append(b"012345")
+    handover.cut()
+    heard = handover.append(b"6789")
+    assert handover.give_up(keep=2, before=heard.start) == (0, 6)
+    assert handover.head is heard
+    assert handover.give_up(keep=2, before=heard.start) is None
+    assert hear(handover, heard) == b"6789"
 
 
 def test_giving_up_passes_over_whole_stretches() -> None:

@@ -21,6 +21,8 @@ class Stretch:
 
     start: int
     end: int | None = None
+    guessed: bool = False
+    """It ends in silence, as it seemed: taken back where that proves wrong."""
 
 
 class Handover:
@@ -82,8 +84,19 @@ class Handover:
         if stretch is None or offset <= max(stretch.start, self.settled) or offset >= self.taken:
             return None
         stretch.end = offset
+        stretch.guessed = True
         self.stretches.append(Stretch(offset))
         return self.stretches[-1]
+
+    def take_back(self, stretch: Stretch) -> Stretch | None:
+        """`stretch`, the oldest, was ended in silence, and that was wrong: it and the one after it are one again, to
+        be heard anew from the last final on. Returns the one after it, where that is possible."""
+        if stretch is not self.head or not stretch.guessed or len(self.stretches) < 2:
+            return None
+        self.stretches.popleft()
+        after = self.stretches.popleft()
+        self.stretches.appendleft(Stretch(self.settled, after.end, after.guessed))
+        return after
 
     def hand_back(self) -> bool:
         """Right after a final: what came after it goes to a new stretch, and what the old leg still says is void.
@@ -128,11 +141,13 @@ class Handover:
             return b""
         return self._buffer.read(at, self._end(stretch))
 
-    def give_up(self, keep: int) -> tuple[int, int] | None:
-        """Forgets the oldest audio over `keep` bytes. Returns the bytes [start, end) that nobody will hear."""
-        if self.kept <= keep:
+    def give_up(self, keep: int, before: int | None = None) -> tuple[int, int] | None:
+        """Forgets the oldest audio over `keep` bytes, but none from the byte `before` on, which is being heard.
+        Returns the bytes [start, end) that nobody will hear."""
+        start, end = self.settled, self._buffer.offset_from_end(keep) if self.kept > keep else 0
+        end = end if before is None else min(end, before)
+        if end <= start:
             return None
-        start, end = self.settled, self._buffer.offset_from_end(keep)
         self._settle(end)
         self.drop_heard()
         if self.stretches:
