@@ -136,6 +136,7 @@ def _recognize(settings: Settings, dialect: Dialect, pool: Pool, codes: tuple[st
         replay=settings.replay_seconds,
         speed=settings.upstream_speed,
         idle=settings.leg_idle_seconds,
+        pause=settings.leg_pause_seconds,
         quiet=settings.leg_quiet_seconds,
         utterance=settings.max_utterance_seconds,
         soft=settings.leg_soft_limit_seconds,

@@ -91,6 +91,9 @@ class Settings(BaseSettings):
         2, ge=1, description="Fastest pace of audio upstream, in times real time (Google refuses bursts)."
     )
     leg_idle_seconds: float = Field(4, gt=0, description="Without audio for so long an upstream stream is ended.")
+    leg_pause_seconds: float = Field(
+        25, gt=0, description="Without audio for so long, what the ended stream said last becomes final."
+    )
     leg_quiet_seconds: float = Field(
         30, gt=0, description="Silence after which the stream is changed, which settles it."
     )
@@ -150,6 +153,8 @@ class Settings(BaseSettings):
     def _limits_fit(self) -> "Settings":
         if self.leg_soft_limit_seconds > self.leg_hard_limit_seconds:
             raise ValueError("GATEWAY_LEG_SOFT_LIMIT_SECONDS must not be over GATEWAY_LEG_HARD_LIMIT_SECONDS")
+        if self.leg_idle_seconds > self.leg_pause_seconds:
+            raise ValueError("GATEWAY_LEG_IDLE_SECONDS must not be over GATEWAY_LEG_PAUSE_SECONDS")
         if self.replay_seconds <= self.max_utterance_seconds:
             raise ValueError("GATEWAY_REPLAY_SECONDS must be over GATEWAY_MAX_UTTERANCE_SECONDS")
         return self

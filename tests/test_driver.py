@@ -89,17 +89,55 @@ async def test_a_gap_advances_the_clock_and_tells_the_reader(gateway: Gateway, u
     assert (messages[-1]["gap_ms"], messages[-1]["audio_ms"]) == (2000, 2000)
 
 
-async def test_a_leg_without_audio_is_parked_and_reopened(upstream: ScriptedUpstream) -> None:
+async def test_a_leg_without_audio_is_parked_and_its_utterance_goes_on_with_the_next_audio(
+    upstream: ScriptedUpstream,
+) -> None:
+    """A client that falls silent within a word has lost its network: the word is heard again, whole."""
     async with run_gateway(upstream=f"grpc://{upstream.address}", leg_idle_seconds=0.2) as gateway:
         async with Client.connect(gateway) as client:
             await client.say(START, SECOND[:9600], SECOND[:1000])
             first = await upstream.called(1)
             await first.ended.wait()
             assert len(first.audio) == 10600, "what waited to be gathered goes up before the leg is parked"
+            assert (await client.hear("interim"))["text"] == "0-10600"
             await client.say(SECOND[:9600], {"type": "stop"})
             messages = await client.hear_all()
-    assert finals(messages) == ["0-10600", "0-9600"]
+    assert finals(messages) == ["0-20200"]
     assert messages[-1]["upstream_streams"] == 2
+
+
+@pytest.mark.parametrize("end", ["pause", "finalize", "stop"])
+async def test_what_a_parked_leg_said_last_becomes_final_when_no_audio_follows(
+    upstream: ScriptedUpstream, end: str
+) -> None:
+    pause = {"leg_pause_seconds": 0.3} if end == "pause" else {}
+    async with run_gateway(upstream=f"grpc://{upstream.address}", leg_idle_seconds=0.2, **pause) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, SECOND[:9600])
+            await (await upstream.called(1)).ended.wait()
+            if end != "pause":
+                await client.hear("interim")
+                await client.say({"type": end})
+            assert (await client.hear("final"))["text"] == "0-9600"
+            if end != "stop":
+                await client.say(SECOND[:9600], {"type": "stop"})
+            messages = await client.hear_all()
+    assert finals(messages) == ["0-9600"] * (1 if end == "stop" else 2)
+
+
+async def test_a_parked_leg_that_fails_is_heard_again(upstream: ScriptedUpstream) -> None:
+    async def fails(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            pass
+        upstream.script = hears_bytes()
+        await call.context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+        yield
+
+    upstream.script = fails
+    async with run_gateway(upstream=f"grpc://{upstream.address}", leg_idle_seconds=0.2) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, SECOND[:9600])
+            assert (await client.hear("final"))["text"] == "0-9600"
 
 
 async def test_long_silence_is_settled_by_a_change_of_leg(upstream: ScriptedUpstream) -> None:

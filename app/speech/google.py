@@ -101,7 +101,10 @@ class GoogleRecognizer:
     def tick(self, now: float) -> None:
         """At least every second: parks a leg that gets no audio, gives up one that does not answer."""
         if self._legs.is_idle(now):
-            self._legs.park(now, b"" if self._putting else self._gatherer.flush())
+            if self._putting:  # audio waits for room, which only what is settled makes
+                self._legs.cut(now)
+            else:
+                self._legs.park(now, self._gatherer.flush())
         self._legs.tick(now)
         keeps_up = (
             not self._putting

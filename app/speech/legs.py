@@ -8,45 +8,28 @@ the other: what a younger one says waits in its backlog, so finals come in order
 """
 
 import asyncio
-import random
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import structs
-
 from app.core.audio import AudioFormat, Pace
-from app.core.breaker import Backoff, Breaker, BreakerState
+from app.core.breaker import Breaker
 from app.core.handover import Handover, Stretch
-from app.core.protocol import SessionConfig, VoiceActivityTimeout
-from app.core.recognition import (
-    ActivityTimeout,
-    Event,
-    Failed,
-    Finished,
-    LegEnded,
-    Lost,
-    Result,
-    Retrying,
-    Settled,
-    SpeechActivity,
-)
+from app.core.protocol import SessionConfig
+from app.core.recognition import ActivityTimeout, Event, Failed, Finished, LegEnded, Result, Settled, SpeechActivity
+from app.speech.activity import Activity
+from app.speech.change import Change, Changes
 from app.speech.dialect import Dialect
-from app.speech.errors import Code, Ending, Verdict, explain
+from app.speech.errors import Verdict, explain
 from app.speech.leg import Leg
 from app.speech.limits import LegLimits
 from app.speech.pool import Lease
 from app.speech.responses import ResponseReader
-from app.speech.seam import Pauses
+from app.speech.retry import Retry
 
 UNTOLD_SECONDS = 2.0
 """Speech that has gone on for so long was told by the upstream's voice activity, or by an interim."""
-MIN_TIMEOUT_MS = 501
-"""Google's own bound on a voice-activity timeout is over 500 ms."""
 MAX_LEGS = 4
 """Legs of one session at a time: the one that hears, and those whose last words are awaited."""
-BACKOFF_BASE, BACKOFF_CAP = 0.25, 10.0
-AT_ONCE_TRIES = 2
-"""Legs that may follow a failed one at once, in a row; then even those wait."""
 
 
 class Legs:
@@ -68,7 +51,6 @@ class Legs:
         self._config = config
         self._dialect = dialect
         self._acquire = acquire
-        self._breaker = breaker
         self._limits = limits
         self._pace = pace
         self._listen = listen
@@ -83,23 +65,18 @@ class Legs:
         """The leg that hears a stretch now; a stretch that waits for its next leg has none."""
         self._retired: set[Leg] = set()
         """Legs whose audio was handed back: only their bill is still awaited."""
+        self._parked: Leg | None = None
+        """It was ended since no audio came, perhaps within a word: what it says counts when none comes for long."""
         self._finals_end: dict[int, int] = {}
-        self._pauses = Pauses(self._format.encoding)
-        self._speaking = False
-        self._speech_heard = False
-        self._silent_since_ms: int | None = None
-        self._handed_back_at = -1
-        """Where the last utterance began that was too long for its leg."""
+        self._activity = Activity(config)
+        self._changes = Changes(limits, self._format.encoding)
+        self._retry = Retry(breaker, listen, self._open_missing)
         self._audio_at = 0.0
         self.deaf = False
         """The upstream hears no more: audio is dropped."""
         self._finished_at: float | None = None
         self._hold = True
         """The next leg's config was not taken by Google before, or the last leg failed."""
-        self._backoff = Backoff(BACKOFF_BASE, BACKOFF_CAP)
-        self._retry: asyncio.Task[None] | None = None
-        self._told_retrying = False
-        self._lost: tuple[int, int] | None = None
         self._clock = asyncio.get_running_loop().time
 
     # Audio comes --------------------------------------------------------------------------------
@@ -113,7 +90,7 @@ class Legs:
 
     def is_full(self, more: int) -> bool:
         """As much is kept as may be, or the leg is further behind than when it began."""
-        if self._retry is not None:
+        if self._retry.waiting:
             return False  # meanwhile the oldest audio makes room
         leg = self._newest
         behind = leg.behind(self._handover.taken) if leg and not leg.ended else 0
@@ -129,13 +106,23 @@ class Legs:
     async def put(self, chunk: bytes, now: float) -> None:
         """Waits while the leg's queue is full."""
         self._audio_at = now
+        if self._parked is not None:
+            self._retire(self._parked)
         stretch = self._handover.append(chunk)
-        if self._retry is not None:
-            self._note_lost(self._handover.give_up(self._kept_limit))
+        if self._retry.waiting:
+            self._make_room()
         if leg := self._legs.get(stretch):
             await leg.put(chunk)
-        elif self._retry is None:
+        elif not self._retry.waiting:
             self._open(stretch, now)
+
+    def _make_room(self) -> None:
+        """While the upstream is away the oldest audio is lost, as far as it waits for a leg."""
+        waiting = next((stretch.start for stretch in self._handover.stretches if stretch in self._legs), None)
+        if lost := self._handover.give_up(self._kept_limit, waiting):
+            self._retry.lose(lost)
+            self._hear_next()
+            self._close_ended()
 
     def skip(self, count: int, now: float) -> int:
         """The session's audio goes on `count` bytes later; returns where."""
@@ -149,6 +136,10 @@ class Legs:
         stretch = self._handover.cut()
         if stretch is not None and (leg := self._legs.get(stretch)):
             leg.half_close(now)
+        if self._parked is not None:
+            self._parked = None
+            self._hear_next()
+            self._close_ended()
         self._say_settled()
 
     def finish(self, now: float, left: int) -> None:
@@ -160,9 +151,7 @@ class Legs:
     async def close(self) -> None:
         """Ends every call at once. Nothing is heard afterwards."""
         self._listen = _ignore
-        if self._retry is not None:
-            self._retry.cancel()
-            await asyncio.gather(self._retry, return_exceptions=True)
+        await self._retry.close()
         legs = [*self._legs.values(), *self._retired]
         self._legs.clear()
         self._retired.clear()
@@ -182,23 +171,29 @@ class Legs:
 
     def is_idle(self, now: float) -> bool:
         """No audio came for longer than an open leg bears."""
-        return self._handover.open is not None and now - self._audio_at >= self._limits.idle and self.queued_bytes == 0
+        listens = self._handover.open is not None and self._parked is None
+        return listens and now - self._audio_at >= self._limits.idle and self.queued_bytes == 0
 
     def park(self, now: float, rest: bytes) -> None:
-        """Ends the open stretch after `rest`, for which its leg has room."""
+        """Ends the leg after `rest`, for which it has room. Audio that comes soon goes on with the same utterance, on
+        a new leg from the last final on."""
         if rest:
-            stretch = self._handover.append(rest)
-            if leg := self._legs.get(stretch):
+            self._handover.append(rest)
+        if leg := self._newest:
+            if rest:
                 leg.put_nowait(rest)
-        self.cut(now)
+            self._parked = leg
+            leg.half_close(now)
 
     def tick(self, now: float) -> None:
-        """At least every second: gives up a leg that does not answer."""
+        """At least every second: gives up a leg that does not answer, and the wait for audio."""
+        if self._parked is not None and now - self._audio_at >= self._limits.pause:
+            self.cut(now)
         for leg in [*self._legs.values(), *self._retired]:
             if self._is_dead(leg, now):
                 leg.give_up(TimeoutError(f"no answer for {self._limits.answer:g} s"))
-        if self._finished_at is not None and self._retry and now - self._finished_at >= self._limits.replay:
-            self._note_lost(self._handover.abandon())
+        if self._finished_at is not None and self._retry.waiting and now - self._finished_at >= self._limits.replay:
+            self._retry.lose(self._handover.abandon())
             self._finish_if_done()
 
     def _is_dead(self, leg: Leg, now: float) -> bool:
@@ -207,7 +202,7 @@ class Legs:
             return False
         stuck = leg.behind(self._handover.taken) > self._format.bytes_per_second and leg.half_closed_at is None
         spoken_to = (
-            self._speaking and leg is self._newest and self._config.interim_results
+            self._activity.speaking and leg is self._newest and self._config.interim_results
         )  # else finals may be far apart
         owes = not leg.connected or leg.half_closed_at is not None or spoken_to
         silent_since = max(leg.heard_at, leg.half_closed_at or 0.0)
@@ -215,42 +210,68 @@ class Legs:
             silent_since = max(silent_since, leg.sent_at)
         return (owes or stuck) and now - silent_since >= self._limits.answer
 
-    def change_if_due(self, now: float, chunk: bytes) -> None:
-        """A seam costs nothing in silence, or where a final ended. An old leg waits for either as long as it can; then
-        the next one begins at the last final, and hears the utterance again. Only an utterance that is too long for
-        that is cut, in a pause between words where one is found in time."""
-        leg, limits = self._newest, self._limits
-        if leg is None or self._handover.open is None:
-            return
-        age = now - leg.opened_at
-        unheard = self._handover.taken - max(self._handover.settled, leg.stretch.start)
-        unsettled = unheard / self._format.bytes_per_second
-        if not self._speaking:
-            if (age >= limits.soft or unsettled >= limits.quiet) and self._at_work < MAX_LEGS:
-                self._change_in_silence(leg, now)
-        elif self._handover.settled > self._handed_back_at and unsettled < limits.utterance:
-            if age >= limits.hard:
-                self._handed_back_at = self._handover.settled
-                self._hand_back(leg)
-        elif self._pauses.is_seam(chunk, max(age / limits.hard, unsettled / limits.utterance)):
-            self.cut(now)
+    # One leg follows another --------------------------------------------------------------------
 
-    def _change_in_silence(self, leg: Leg, now: float) -> None:
+    def change_if_due(self, now: float, chunk: bytes) -> None:
+        """Before `chunk` goes up: speech/change.py says when and how."""
+        leg, handover = self._newest, self._handover
+        if leg is None or leg is self._parked or handover.open is None:
+            return
+        unsettled = handover.taken - max(handover.settled, leg.stretch.start)
+        change = self._changes.due(
+            chunk,
+            age=now - leg.opened_at,
+            unsettled=unsettled / self._format.bytes_per_second,
+            settled=handover.settled,
+            quiet=self._activity.is_quiet(handover.taken),
+        )
+        if change is Change.CUT:
+            self.cut(now)
+        elif change is Change.GUESS and self._at_work < MAX_LEGS:
+            self._guess(leg, now)
+        elif change is Change.HAND_BACK and self._hand_back(leg):
+            self._changes.keep(handover.settled)
+
+    def _guess(self, leg: Leg, now: float) -> None:
         """Speech may have begun that the upstream has not told of yet: the next leg hears the last moments too."""
         behind = self._format.offset(UNTOLD_SECONDS * 1000)
         if stretch := self._handover.cut_behind(self._handover.taken - behind):
             leg.half_close(now)
             self._open(stretch, now)
 
-    def _note_lost(self, lost: tuple[int, int] | None) -> None:
-        """While the upstream is away: what is over the limit is lost, and that is said once it is known how much."""
-        if lost:
-            self._lost = (self._lost[0] if self._lost else lost[0], lost[1])
+    def _take_back(self, leg: Leg) -> bool:
+        """Somebody spoke where `leg` was ended in silence, as it seemed: one leg hears all of it anew."""
+        after = self._handover.take_back(leg.stretch)
+        if after is None:
+            return False
+        self._retire(leg)
+        if younger := self._legs.get(after):
+            self._retire(younger)
+        self._changes.keep(self._handover.settled)
+        self._open_missing()
+        return True
 
-    def _say_lost(self) -> None:
-        if self._lost:
-            self._listen(Lost(*self._lost))
-            self._lost = None
+    def _hand_back(self, leg: Leg) -> bool:
+        """What `leg` has not made final goes to the next leg, which begins where the last final ended."""
+        if leg.stretch is not self._handover.open or not self._handover.hand_back():
+            return False
+        self._retire(leg)
+        if stretch := self._handover.open:
+            self._open(stretch, self._clock())
+        return True
+
+    def _retire(self, leg: Leg) -> None:
+        """Nothing of it counts any more but its bill."""
+        del self._legs[leg.stretch]
+        if leg is self._parked:
+            self._parked = None
+        for response in leg.backlog:
+            leg.reader.read_bill(response)
+        if leg.ended:
+            self._listen(LegEnded(leg.reader.billed_ms))
+        else:
+            self._retired.add(leg)
+            leg.half_close(self._clock())
 
     # Legs come and go ---------------------------------------------------------------------------
 
@@ -260,7 +281,7 @@ class Legs:
             stretch,
             start=start,
             now=now,
-            config=self._config_for(start),
+            config=self._activity.config_for(start),
             dialect=self._dialect,
             reader=ResponseReader(self._dialect.names, self._config, self._format, start, self._finals_end),
             kept=lambda at: self._handover.read(stretch, at),
@@ -271,50 +292,37 @@ class Legs:
             hold=self._hold,
         )
         self._hold = False
-        self._speaking = False
+        self._activity.forget()
         self._legs[stretch] = leg
         leg.open(self._acquire(), self._heard, self._ended)
         if stretch.end is not None:
             leg.half_close(now)
 
-    def _config_for(self, start: int) -> SessionConfig:
-        """Google counts a voice-activity timeout from the start of a stream; the client's counts in its session."""
-        asked = self._config.voice_activity_timeout
-        if asked is None:
-            return self._config
-        first_ms: int | None = None
-        if not self._speech_heard and asked.speech_start_ms:
-            first_ms = asked.speech_start_ms - self._format.ms(start)
-        elif self._silent_since_ms is not None and asked.speech_end_ms:
-            first_ms = asked.speech_end_ms - (self._format.ms(start) - self._silent_since_ms)
-        left = VoiceActivityTimeout(
-            speech_start_ms=first_ms and max(MIN_TIMEOUT_MS, first_ms), speech_end_ms=asked.speech_end_ms
-        )
-        return structs.replace(self._config, voice_activity_timeout=left, enable_voice_activity_events=True)
-
-    def _hand_back(self, leg: Leg) -> None:
-        """After a final on an old leg: the next leg begins where the final ended."""
-        if leg.stretch is self._handover.open and self._handover.hand_back():
-            now = self._clock()
-            del self._legs[leg.stretch]
-            self._retired.add(leg)
-            leg.half_close(now)
-            if stretch := self._handover.open:
-                self._open(stretch, now)
+    def _open_missing(self) -> None:
+        """A leg for every stretch that waits for one."""
+        for stretch in list(self._handover.stretches):
+            if stretch not in self._legs:
+                self._open(stretch, self._clock())
 
     def _ended(self, leg: Leg) -> None:
         """A leg's call is over. Its books are closed when its stretch is the oldest, so in order."""
         if leg in self._retired:
             self._retired.discard(leg)
-            self._progress()
             self._listen(LegEnded(leg.reader.billed_ms))
             self._finish_if_done()
-            return
-        while (head := self._handover.head) and (oldest := self._legs.get(head)) and oldest.ended:
-            self._close_books(oldest)
+        elif leg is self._parked and leg.error is not None:
+            self.cut(self._clock())
+        else:
+            self._close_ended()
         self._progress()
 
+    def _close_ended(self) -> None:
+        while (head := self._handover.head) and (leg := self._legs.get(head)) and leg.ended and leg is not self._parked:
+            self._close_books(leg)
+
     def _close_books(self, leg: Leg) -> None:
+        if not leg.is_complete and leg.stretch.guessed and self._take_back(leg):
+            return  # nothing proves that nobody spoke there
         del self._legs[leg.stretch]
         self._listen(LegEnded(leg.reader.billed_ms))
         if leg.is_complete:
@@ -328,91 +336,68 @@ class Legs:
             self._say_settled()
             self._listen(ActivityTimeout())
         else:
-            self._go_on_after(explain(leg.error))
+            self._go_on_after(leg)
 
-    def _hear_next(self) -> None:
-        """What the next leg has said meanwhile."""
-        if (head := self._handover.head) and (leg := self._legs.get(head)):
-            backlog, leg.backlog = leg.backlog, []
-            for response in backlog:
-                self._heard(leg, response)
-
-    def _go_on_after(self, ending: Ending) -> None:
+    def _go_on_after(self, leg: Leg) -> None:
+        ending = explain(leg.error)
         if ending.verdict is Verdict.FATAL:
             self._listen(Failed(ending.as_error()))
             return
         self._hold = True
         self._handover.drop_heard()
         self._say_settled()
-        if not self._handover.stretches:
+        if self._handover.stretches:
+            self._retry.after(ending)
+        else:
             self._finish_if_done()
-            return
-        at_once = ending.verdict is Verdict.AT_ONCE and self._backoff.failures < AT_ONCE_TRIES
-        delay = self._backoff.next(random.random)
-        if ending.verdict is Verdict.LATER and ending.code is not Code.RESOURCE_EXHAUSTED:
-            self._breaker.failed(self._clock())
-        self._retry = asyncio.create_task(self._open_again(0.0 if at_once else delay, ending))
-
-    async def _open_again(self, delay: float, ending: Ending) -> None:
-        spread = 1 + random.random() / 2  # noqa: S311 - so that the herd does not come at once
-        while (delay := max(delay, self._breaker.delay(self._clock()) * spread)) > 0:
-            if not self._told_retrying:
-                self._told_retrying = True
-                self._listen(Retrying(f"{ending.as_error().message}; audio is kept meanwhile", round(delay * 1000)))
-            await asyncio.sleep(delay)
-            delay = 0.0
-        self._retry = None
-        for stretch in list(self._handover.stretches):
-            if stretch not in self._legs:
-                self._open(stretch, self._clock())
 
     def _finish_if_done(self) -> None:
         if self._finished_at is not None and not self._handover.stretches and not self._retired:
-            self._say_lost()
+            self._retry.say_lost()
             self._listen(Finished())
 
     # Words come out -----------------------------------------------------------------------------
 
+    def _hear_next(self) -> None:
+        """What the leg that is the oldest now has said meanwhile."""
+        if (head := self._handover.head) and (leg := self._legs.get(head)):
+            backlog, leg.backlog = leg.backlog, []
+            for response in backlog:
+                self._heard(leg, response)
+
     def _heard(self, leg: Leg, response: Any) -> None:
-        if self._backoff.failures or self._breaker.state is not BreakerState.CLOSED:
-            self._works_again()
+        self._retry.works()
         if leg in self._retired:
             leg.reader.read_bill(response)
-        elif leg.stretch is not self._handover.head:
+        elif leg.stretch is not self._handover.head or leg is self._parked:
             leg.backlog.append(response)
+            if leg.stretch is self._handover.head and (draft := leg.reader.draft(response, self._handover.taken)):
+                self._listen(draft)
         else:
-            end = leg.stretch.end
-            owned_until = end if end is not None and leg.sent > end else None
-            for event in leg.reader.read(response, self._handover.taken if end is None else end, owned_until):
-                self._say(leg, event)
-                if leg in self._retired:
-                    break  # what comes after the final is the next leg's to hear
+            self._hear(leg, response)
 
-    def _works_again(self) -> None:
-        self._backoff.reset()
-        self._breaker.succeeded()
-        self._told_retrying = False
-        self._say_lost()
+    def _hear(self, leg: Leg, response: Any) -> None:
+        end = leg.stretch.end
+        owned_until = end if end is not None and leg.sent > end else None
+        for event in leg.reader.read(response, self._handover.taken if end is None else end, owned_until):
+            self._say(leg, event)
+            if leg in self._retired:
+                return  # what comes after the final is the next leg's to hear
+        if leg.reader.heard_beyond and leg.stretch.guessed:
+            self._take_back(leg)
 
     def _say(self, leg: Leg, event: Event) -> None:
+        self._activity.tell(event, newest=leg is self._newest)
         match event:
             case Settled(offset):
                 self._handover.settle(leg.stretch, offset)
                 self._say_settled()
                 if self._clock() - leg.opened_at >= self._limits.soft:
                     self._hand_back(leg)
-            case SpeechActivity(active, at_ms):
-                self._speech_heard = True
-                self._silent_since_ms = None if active else at_ms
-                self._speaking = active and leg is self._newest
-                self._listen(event)
-            case Result(is_final=is_final):
-                self._speaking = not is_final and leg is self._newest
-                self._listen(event)
             case ActivityTimeout():
                 self._deafen()
                 self._listen(event)
-            case _:
+            case Result() | SpeechActivity():
                 self._listen(event)
 
     def _deafen(self) -> None:

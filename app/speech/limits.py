@@ -16,6 +16,8 @@ class LegLimits:
     """Times real time: Google asks for "a rate that approximates real time" and refuses bursts."""
     idle: float = 4.0
     """Without audio for that long a leg is half-closed (Google ends idle ones after 5 to 10 s)."""
+    pause: float = 25.0
+    """Without audio for that long, what the ended leg said last counts: the speaker made a pause."""
     quiet: float = 30.0
     """Unsettled audio without speech after which the leg is changed, which settles it."""
     utterance: float = 60.0

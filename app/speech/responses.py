@@ -39,6 +39,8 @@ class ResponseReader:
         self._finals_end = finals_end
         self._speech_at = start
         self.billed_ms = 0
+        self.heard_beyond = False
+        """A final ended after what the leg owns."""
 
     def read(self, response: Any, heard_until: int, owned_until: int | None = None) -> Iterator[Event]:
         """`heard_until`: the byte of the session up to which the leg was fed; no result ends after it. A result that
@@ -48,15 +50,22 @@ class ResponseReader:
             yield from self._read_activity(pb)
         interims: dict[int, list[Any]] = {}
         for result in pb.results:
-            if result.is_final:
-                if self._owns(result, owned_until):
-                    yield from self._read_final(result, heard_until)
+            if result.is_final and self._owns(result, owned_until):
+                yield from self._read_final(result, heard_until)
+            elif result.is_final:
+                self.heard_beyond = True
             elif result.alternatives and self._owns(result, owned_until):
                 interims.setdefault(result.channel_tag, []).append(result)
         for pieces in interims.values():
             yield self._read_interim(pieces, heard_until)
         if self._names.result_end == "result_end_time" and pb.HasField("error"):
             raise from_grpc_status(pb.error.code, pb.error.message)  # type: ignore[no-untyped-call]
+
+    def draft(self, response: Any, heard_until: int) -> Result | None:
+        """The finals of a response as an interim: they may not count."""
+        pb = self.read_bill(response)
+        finals = [result for result in pb.results if result.is_final and result.alternatives]
+        return self._read_interim(finals, heard_until) if finals else None
 
     def read_bill(self, response: Any) -> Any:
         """Returns the raw protobuf."""

@@ -1,0 +1,68 @@
+"""What the upstream has told of the speaker: whether somebody speaks, and whether words are still awaited.
+
+Only as good as what it tells: without voice activity and interims nothing is known, and everything looks silent.
+"""
+
+from msgspec import structs
+
+from app.core.audio import AudioFormat
+from app.core.protocol import SessionConfig, VoiceActivityTimeout
+from app.core.recognition import Event, Result, SpeechActivity
+
+MIN_TIMEOUT_MS = 501
+"""Google's own bound on a voice-activity timeout is over 500 ms."""
+AWAITED_MS = 5_000
+"""Speech that ended so long ago and brought no final was none."""
+
+
+class Activity:
+    """Of one session, on its clock."""
+
+    def __init__(self, config: SessionConfig) -> None:
+        self._config = config
+        self._format = AudioFormat.of(config.audio)
+        self.speaking = False
+        """As told by the newest leg."""
+        self._heard = False
+        """Anybody ever spoke."""
+        self._awaited = False
+        """Somebody spoke, and the final of it has not come."""
+        self._silent_since_ms: int | None = None
+
+    def tell(self, event: Event, *, newest: bool) -> None:
+        """What a leg has said; `newest`: that leg hears what comes now."""
+        match event:
+            case SpeechActivity(active, at_ms):
+                self._heard = True
+                self._awaited |= active
+                self._silent_since_ms = None if active else at_ms
+                self.speaking = active and newest
+            case Result(is_final=is_final):
+                self._awaited = not is_final
+                self.speaking = not is_final and newest
+
+    def forget(self) -> None:
+        """A new leg is to tell."""
+        self.speaking = False
+
+    def is_quiet(self, at: int) -> bool:
+        """Nobody speaks at byte `at`, and no words are awaited, as far as was told."""
+        if self.speaking:
+            return False
+        since = self._silent_since_ms
+        return not self._awaited or (since is not None and self._format.ms(at) - since >= AWAITED_MS)
+
+    def config_for(self, start: int) -> SessionConfig:
+        """Google counts a voice-activity timeout from the start of a stream; the client's counts in its session."""
+        asked = self._config.voice_activity_timeout
+        if asked is None:
+            return self._config
+        first_ms: int | None = None
+        if not self._heard and asked.speech_start_ms:
+            first_ms = asked.speech_start_ms - self._format.ms(start)
+        elif self._silent_since_ms is not None and asked.speech_end_ms:
+            first_ms = asked.speech_end_ms - (self._format.ms(start) - self._silent_since_ms)
+        left = VoiceActivityTimeout(
+            speech_start_ms=first_ms and max(MIN_TIMEOUT_MS, first_ms), speech_end_ms=asked.speech_end_ms
+        )
+        return structs.replace(self._config, voice_activity_timeout=left, enable_voice_activity_events=True)
