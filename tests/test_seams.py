@@ -3,7 +3,7 @@
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -71,6 +71,12 @@ async def heard_once(gateway: Gateway, audio: bytes, frame: int = 3200) -> list[
     return messages
 
 
+async def until(condition: Callable[[], object]) -> None:
+    """A test's own time limit bounds it."""
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
 def check(messages: list[dict[str, Any]], audio: bytes) -> None:
     assert messages[-1]["type"] == "stopped", messages[-1]
     finals = [m for m in messages if m["type"] == "final"]
@@ -135,6 +141,107 @@ async def test_a_change_of_leg_after_a_final_hands_the_rest_to_the_next(upstream
     check(messages, audio)
     assert messages[-1]["upstream_streams"] > 3
     assert sum(len(call.audio) for call in upstream.calls) > len(audio)
+
+
+async def test_a_long_utterance_is_heard_to_its_end_by_the_leg_that_follows(upstream: ScriptedUpstream) -> None:
+    """The old leg reaches its hard limit in the middle of speech: the next one hears the utterance from its beginning,
+    and keeps it however old it gets itself."""
+
+    async def speaks(call: Call) -> AsyncIterator[Any]:
+        yield call.activity(2, 0)
+        async for _ in call.hear():
+            yield call.interim("so far", end=len(call.audio))
+        if call is not upstream.calls[0]:
+            yield call.final(name(call.audio), len(call.audio))
+
+    upstream.script = speaks
+    audio = sound(60_000)
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}", leg_soft_limit_seconds=0.05, leg_hard_limit_seconds=0.1
+    ) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START)
+            for i in range(0, len(audio), 6000):
+                await client.say(audio[i : i + 6000])
+                await client.hear("interim")
+                await asyncio.sleep(0.11)  # a leg gets old by the clock alone
+            await client.say({"type": "stop"})
+            messages = await client.hear_all()
+    check(messages, audio)
+    assert [m["text"] for m in messages if m["type"] == "final"] == [name(audio)]
+    assert messages[-1]["upstream_streams"] == 2
+
+
+async def test_silence_that_was_none_is_heard_again_as_one(upstream: ScriptedUpstream) -> None:
+    """An upstream that tells nothing of the speaker: the old leg's last words show that somebody spoke at the seam."""
+    upstream.script = names_samples(every=100_000)
+    audio = sound(120_000)
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}", leg_soft_limit_seconds=0.001, leg_hard_limit_seconds=60
+    ) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, audio[:40_000], audio[40_000:80_000])
+            first = await upstream.called(1)
+            await until(lambda: len(first.audio) == 80_000)
+            await client.say(audio[80_000:])
+            await upstream.called(3)
+            await client.say({"type": "stop"})
+            messages = await client.hear_all()
+    check(messages, audio)
+    assert [m["text"] for m in messages if m["type"] == "final"] == [name(audio[:100_000]), name(audio[100_000:])]
+
+
+async def test_a_guess_that_nobody_proves_is_taken_back(upstream: ScriptedUpstream) -> None:
+    """The old leg fails before its last words: what it owned and what followed is heard by one leg."""
+
+    async def fails(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            pass
+        if call is upstream.calls[0]:
+            await call.context.abort(grpc.StatusCode.UNAVAILABLE, "gone")
+        yield call.final(name(call.audio), len(call.audio))
+
+    upstream.script = fails
+    audio = sound(120_000)
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}", leg_soft_limit_seconds=0.001, leg_hard_limit_seconds=60
+    ) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, audio[:40_000], audio[40_000:80_000])
+            first = await upstream.called(1)
+            await until(lambda: len(first.audio) == 80_000)
+            await client.say(audio[80_000:])
+            await upstream.called(3)
+            await client.say({"type": "stop"})
+            messages = await client.hear_all()
+    check(messages, audio)
+    assert [m["text"] for m in messages if m["type"] == "final"] == [name(audio)]
+
+
+async def test_a_leg_that_hears_goes_on_while_an_older_one_is_tried_again(upstream: ScriptedUpstream) -> None:
+    """What was sent before `finalize` fails in its flush: the next leg hears what comes, byte for byte, meanwhile."""
+    refused = 0
+
+    async def refuses_the_first_part(call: Call) -> AsyncIterator[Any]:
+        nonlocal refused
+        async for _ in call.hear():
+            if call.audio[:4] == bytes(4)[:2] + b"\1\0" and refused < 3 and len(call.audio) >= 3200:
+                refused += 1
+                await call.context.abort(grpc.StatusCode.UNAVAILABLE, "not now")
+        yield call.final(name(call.audio), len(call.audio))
+
+    upstream.script = refuses_the_first_part
+    audio = sound(60_000)
+    async with run_gateway(upstream=f"grpc://{upstream.address}") as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, audio[:3200], {"type": "finalize"}, audio[3200:6400])
+            await upstream.called(2)
+            for i in range(6400, len(audio), 3200):
+                await client.say(audio[i : i + 3200])
+                await client.hear("ack")
+            await client.say({"type": "stop"})
+            messages = await client.hear_all()
+    check(messages, audio)
 
 
 async def test_audio_comes_while_the_upstream_is_away(upstream: ScriptedUpstream) -> None:

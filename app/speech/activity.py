@@ -27,6 +27,8 @@ class Activity:
         """Anybody ever spoke."""
         self._awaited = False
         """Somebody spoke, and the final of it has not come."""
+        self._spoken_ms = 0
+        """Where the words begin that are awaited."""
         self._silent_since_ms: int | None = None
 
     def tell(self, event: Event, *, newest: bool) -> None:
@@ -34,11 +36,15 @@ class Activity:
         match event:
             case SpeechActivity(active, at_ms):
                 self._heard = True
-                self._awaited |= active
+                if active and not self._awaited:
+                    self._await(at_ms)
                 self._silent_since_ms = None if active else at_ms
                 self.speaking = active and newest
             case Result(is_final=is_final):
-                self._awaited = not is_final
+                if is_final:
+                    self._awaited = False
+                elif not self._awaited:
+                    self._await(event.start_ms)
                 self.speaking = not is_final and newest
 
     def forget(self) -> None:
@@ -51,6 +57,14 @@ class Activity:
             return False
         since = self._silent_since_ms
         return not self._awaited or (since is not None and self._format.ms(at) - since >= AWAITED_MS)
+
+    def unanswered(self, at: int) -> int:
+        """Bytes of audio before byte `at` in which words were spoken that are awaited, as far as was told."""
+        return 0 if self.is_quiet(at) else max(0, at - self._format.offset(self._spoken_ms))
+
+    def _await(self, since_ms: int) -> None:
+        self._awaited = True
+        self._spoken_ms = since_ms
 
     def config_for(self, start: int) -> SessionConfig:
         """Google counts a voice-activity timeout from the start of a stream; the client's counts in its session."""

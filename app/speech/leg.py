@@ -82,6 +82,10 @@ class Leg:
         return (taken if self.stretch.end is None else self.stretch.end) - self.sent
 
     @property
+    def said_anything(self) -> bool:
+        return self.heard_at > self.opened_at
+
+    @property
     def connected(self) -> bool:
         return self._call is not None
 

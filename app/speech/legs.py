@@ -60,6 +60,7 @@ class Legs:
         self._queue_bytes = round(limits.queue * rate)
         self._queue_chunks = max(1, self._queue_bytes // chunk_bytes + 1)
         self._kept_limit = round(limits.replay * rate)
+        self._untold = self._format.offset(UNTOLD_SECONDS * 1000)
         self._handover = Handover()
         self._legs: dict[Stretch, Leg] = {}
         """The leg that hears a stretch now; a stretch that waits for its next leg has none."""
@@ -197,18 +198,23 @@ class Legs:
             self._finish_if_done()
 
     def _is_dead(self, leg: Leg, now: float) -> bool:
-        """It takes no audio, or owes an answer: it is not connected, was half-closed, or speech goes into it."""
+        """It takes no audio, or owes an answer: it is not connected, was half-closed, or speech went into it."""
         if leg.ended:
             return False
         stuck = leg.behind(self._handover.taken) > self._format.bytes_per_second and leg.half_closed_at is None
-        spoken_to = (
-            self._activity.speaking and leg is self._newest and self._config.interim_results
-        )  # else finals may be far apart
-        owes = not leg.connected or leg.half_closed_at is not None or spoken_to
+        owes = not leg.connected or leg.half_closed_at is not None or self._owes_words(leg)
         silent_since = max(leg.heard_at, leg.half_closed_at or 0.0)
         if stuck or leg.half_closed_at is not None:
             silent_since = max(silent_since, leg.sent_at)
         return (owes or stuck) and now - silent_since >= self._limits.answer
+
+    def _owes_words(self, leg: Leg) -> bool:
+        """So much speech went into it that it should have said something. Without interims only its first sign of life
+        can be missed: finals may be far apart."""
+        if leg is not self._newest or (leg.said_anything and not self._config.interim_results):
+            return False
+        heard = min(self._activity.unanswered(leg.sent), leg.sent - leg.stretch.start)
+        return heard >= self._limits.answer * self._format.bytes_per_second
 
     # One leg follows another --------------------------------------------------------------------
 
@@ -217,7 +223,7 @@ class Legs:
         leg, handover = self._newest, self._handover
         if leg is None or leg is self._parked or handover.open is None:
             return
-        unsettled = handover.taken - max(handover.settled, leg.stretch.start)
+        unsettled = leg.sent - max(handover.settled, leg.stretch.start)
         change = self._changes.due(
             chunk,
             age=now - leg.opened_at,
@@ -225,17 +231,17 @@ class Legs:
             settled=handover.settled,
             quiet=self._activity.is_quiet(handover.taken),
         )
-        if change is Change.CUT:
+        if change is Change.CUT and not self._owes_words(leg):
             self.cut(now)
-        elif change is Change.GUESS and self._at_work < MAX_LEGS:
+        elif change is Change.GUESS and self._at_work < MAX_LEGS and leg.behind(handover.taken) <= self._untold // 2:
             self._guess(leg, now)
         elif change is Change.HAND_BACK and self._hand_back(leg):
             self._changes.keep(handover.settled)
 
     def _guess(self, leg: Leg, now: float) -> None:
-        """Speech may have begun that the upstream has not told of yet: the next leg hears the last moments too."""
-        behind = self._format.offset(UNTOLD_SECONDS * 1000)
-        if stretch := self._handover.cut_behind(self._handover.taken - behind):
+        """Speech may have begun that the upstream has not told of yet: the next leg hears the last moments too. So does
+        the old one, which has all of them in its queue: its last words are the proof."""
+        if stretch := self._handover.cut_behind(self._handover.taken - self._untold):
             leg.half_close(now)
             self._open(stretch, now)
 
