@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 
 from app import __doc__ as description
 from app.api import http, ws
+from app.core.audio import AudioFormat
 from app.core.breaker import Breaker
 from app.core.errors import SessionError, invalid
 from app.core.protocol import MAX_FRAME_BYTES, SUBPROTOCOL, Audio, SessionConfig
@@ -25,6 +26,7 @@ from app.settings import Settings, SettingsError
 from app.speech import languages
 from app.speech.credentials import GoogleAccess, NoCredentials, google_access
 from app.speech.dialect import Dialect
+from app.speech.gate import LEAD_IN_SECONDS, Gate
 from app.speech.google import GoogleRecognizer
 from app.speech.limits import LegLimits
 from app.speech.pool import CHANNEL_OPTIONS, Pool
@@ -41,6 +43,7 @@ def create_app(settings: Settings) -> FastAPI:
     _check_emulator(settings)
     dialect = _dialect(settings, access)
     codes = _language_codes(settings)
+    gate_for = _gates(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -54,7 +57,7 @@ def create_app(settings: Settings) -> FastAPI:
             await pool.answers(READY_SECONDS)
             app.state.upstream_answers = lambda: pool.answers(READY_SECONDS)
             app.state.hub = await stack.enter_async_context(
-                Hub(_recognize(settings, dialect, pool, codes), _hub_limits(settings))
+                Hub(_recognize(settings, dialect, pool, codes, gate_for), _hub_limits(settings))
             )
             yield
 
@@ -129,7 +132,36 @@ async def _connector(
     return lambda: grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
 
 
-def _recognize(settings: Settings, dialect: Dialect, pool: Pool, codes: tuple[str, ...]) -> Recognize:
+GateFor = Callable[[SessionConfig], Gate | None]
+
+
+def _gates(settings: Settings) -> GateFor:
+    """A silence gate for each session, if they are to have one. Not where a voice-activity timeout was asked for: the
+    upstream counts the very silence."""
+    if not settings.silence_gate:
+        return lambda _: None
+    try:
+        from app.speech.voice import Voice, VoiceModel  # noqa: PLC0415 - of an extra
+    except ImportError as error:
+        raise SettingsError(
+            f"GATEWAY_SILENCE_GATE=true: {error.name} is missing; "
+            "install the extra: pip install 'captions-gateway[gate]'"
+        ) from error
+    model = VoiceModel()
+
+    def gate_for(config: SessionConfig) -> Gate | None:
+        if config.voice_activity_timeout is not None:
+            return None
+        audio = AudioFormat.of(config.audio)
+        patience, lead_in = (audio.offset(1000 * s) for s in (settings.silence_gate_seconds, LEAD_IN_SECONDS))
+        return Gate(Voice(model, audio), patience=patience, lead_in=lead_in)
+
+    return gate_for
+
+
+def _recognize(
+    settings: Settings, dialect: Dialect, pool: Pool, codes: tuple[str, ...], gate_for: GateFor
+) -> Recognize:
     limits = LegLimits(
         chunk_ms=settings.chunk_ms,
         queue=settings.queue_seconds,
@@ -152,7 +184,13 @@ def _recognize(settings: Settings, dialect: Dialect, pool: Pool, codes: tuple[st
                 raise invalid(f"language_codes[{index}]", code, f"one of {', '.join(codes)}")
         dialect.check(session.config)
         return GoogleRecognizer(
-            session.config, dialect=dialect, acquire=pool.acquire, breaker=breaker, limits=limits, listen=listen
+            session.config,
+            dialect=dialect,
+            acquire=pool.acquire,
+            breaker=breaker,
+            limits=limits,
+            gate=gate_for(session.config),
+            listen=listen,
         )
 
     return recognize

@@ -105,6 +105,12 @@ class Settings(BaseSettings):
     answer_seconds: float = Field(
         10, gt=0, description="A stream that owes an answer and says nothing for so long is given up."
     )
+    silence_gate: bool = Field(
+        False, description="Leave long silence unheard, and unpaid. Needs the extra `gate` (part of `emulator`)."
+    )
+    silence_gate_seconds: float = Field(
+        5, ge=2, description="Silence that is heard all the same: longer than the upstream's own pause after speech."
+    )
     streams_per_channel: int = Field(90, ge=1, le=100, description="Streams on one connection (Google's cap is 100).")
 
     @field_validator("language_codes", mode="before")

@@ -44,7 +44,7 @@ class Gate:
         self._held_bytes = 0
 
     def take(self, chunk: bytes, end: int, *, busy: bool) -> Passed:
-        """`end`: where `chunk` ends. `busy`: the upstream hears somebody, or is away: not the time to close."""
+        """`end`: where `chunk` ends. `busy`: the upstream hears somebody, or fails: not the time to close."""
         likely = self._probability(chunk) if self._trusted else 1.0
         if likely >= VOICE:
             self._voice_end = end

@@ -1,6 +1,7 @@
 """Speech-to-Text for one session, seen from the relay: audio goes in at a bounded pace, what is heard comes out.
 
-    send -> Gatherer (about 100 ms) -> Legs (speech/legs.py): kept until settled + leg.queue -> generator -> Google
+    send -> Gatherer (about 100 ms) -> Gate (if any: long silence ends here)
+         -> Legs (speech/legs.py): kept until settled + leg.queue -> generator -> Google
 
 `send` is the one place that waits: while the pace is too fast, the upstream is behind, or as much is kept as may be.
 """
@@ -11,8 +12,9 @@ from collections.abc import Callable
 from app.core.audio import AudioFormat, Gatherer, Pace
 from app.core.breaker import Breaker
 from app.core.protocol import SessionConfig
-from app.core.recognition import Event, Settled, Throttled
+from app.core.recognition import Event, Result, Settled, Throttled
 from app.speech.dialect import MAX_AUDIO_BYTES, Dialect
+from app.speech.gate import Gate, Passed
 from app.speech.legs import Legs
 from app.speech.limits import LegLimits
 from app.speech.pool import Lease
@@ -34,9 +36,11 @@ class GoogleRecognizer:
         acquire: Callable[[], Lease],
         breaker: Breaker,
         limits: LegLimits,
+        gate: Gate | None,
         listen: Callable[[Event], None],
     ) -> None:
         self._limits = limits
+        self._gate = gate
         self._listen = listen
         self._format = AudioFormat.of(config.audio)
         frame, rate = self._format.frame_bytes, self._format.bytes_per_second
@@ -58,6 +62,8 @@ class GoogleRecognizer:
         )
         self._putting = False
         """A chunk waits for its turn: the gatherer's audio comes after it."""
+        self._received = 0
+        """Bytes of the session so far, gaps too."""
         self._torn = 0
         """Bytes to come that are the rest of a sample which a gap has cut."""
         self._throttled = False
@@ -71,6 +77,7 @@ class GoogleRecognizer:
 
     async def send(self, audio: bytes) -> None:
         """Takes audio of any length; waits while the upstream is behind. Not for two tasks at once."""
+        self._received += len(audio)
         if rest := min(self._torn, len(audio)):
             self._torn -= rest
             self._legs.skip(rest, self._clock())
@@ -80,6 +87,7 @@ class GoogleRecognizer:
     async def skip(self, count: int) -> None:
         """The session's audio goes on `count` bytes later: a seam, since a leg's time has no holes."""
         await self._cut()
+        self._received += count
         taken = self._legs.skip(self._gatherer.drop() + count, self._clock())
         self._torn = -taken % self._format.frame_bytes
 
@@ -117,9 +125,23 @@ class GoogleRecognizer:
         self._putting = True
         try:
             if not self._legs.deaf:
-                await self._hand_over(chunk)
+                await self._let_through(chunk)
         finally:
             self._putting = False
+
+    async def _let_through(self, chunk: bytes) -> None:
+        if self._gate is None:
+            await self._hand_over(chunk)
+        else:
+            end = self._received - len(self._gatherer)
+            await self._pass(self._gate, self._gate.take(chunk, end, busy=self._legs.is_busy))
+
+    async def _pass(self, gate: Gate, passed: Passed) -> None:
+        """What goes unheard is paced, too: a file of silence must not keep the loop from others."""
+        if not gate.is_open:  # what was open ends, though nothing goes unheard yet
+            self._legs.skip(passed.unheard, await self._paced(passed.unheard))
+        for chunk in passed.heard:
+            await self._hand_over(chunk)
 
     async def _hand_over(self, chunk: bytes) -> None:
         await self._wait_while(lambda: self._legs.is_full(len(chunk)))
@@ -149,11 +171,16 @@ class GoogleRecognizer:
         """Hands over what was gathered and ends the open stretch."""
         if rest := self._gatherer.flush():
             await self._put(rest)
+        if self._gate is not None:
+            await self._pass(self._gate, self._gate.rest())
         self._legs.cut(self._clock())
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, Settled):
             self._room.set()
+        elif isinstance(event, Result) and event.text and self._gate is not None:
+            at = self._format.offset
+            self._gate.words(at(event.start_ms), at(event.end_ms), is_final=event.is_final)
         self._listen(event)
 
     def _throttle(self, *, on: bool) -> None:

@@ -85,9 +85,8 @@ class Legs:
     @property
     def queued_bytes(self) -> int:
         """Audio that waits to go upstream."""
-        leg = self._newest
-        sent = leg.sent if leg else self._handover.settled
-        return max(0, self._handover.taken - sent)
+        taken, leg = self._handover.taken, self._newest
+        return max(0, leg.behind(taken) if leg else taken - self._handover.settled)
 
     def is_full(self, more: int) -> bool:
         """As much is kept as may be, or the leg is further behind than when it began."""
@@ -103,6 +102,11 @@ class Legs:
     def is_crowded(self) -> bool:
         """The next chunk would need one leg too many."""
         return self._handover.open is None and self._at_work >= MAX_LEGS
+
+    @property
+    def is_busy(self) -> bool:
+        """The upstream hears somebody speak, as far as it tells, or fails."""
+        return self._retry.failing or not self._activity.is_quiet(self._handover.taken)
 
     async def put(self, chunk: bytes, now: float) -> None:
         """Waits while the leg's queue is full."""

@@ -32,6 +32,11 @@ class Retry:
         """The next leg is not opened yet: audio is kept meanwhile."""
         return self._task is not None
 
+    @property
+    def failing(self) -> bool:
+        """The last leg failed, and nothing was heard since."""
+        return self._backoff.failures > 0
+
     def after(self, ending: Ending) -> None:
         """A leg ended so: the next one comes at once, or after a backoff."""
         at_once = ending.verdict is Verdict.AT_ONCE and self._backoff.failures < AT_ONCE_TRIES

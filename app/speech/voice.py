@@ -40,7 +40,7 @@ class Voice:
         self._table = _TABLES[audio.encoding]() if audio.encoding in _TABLES else None
         self._channels = audio.channels
         self._resampler = (
-            soxr.ResampleStream(audio.sample_rate_hertz, RATE, audio.channels, dtype="float32", quality="LQ")
+            soxr.ResampleStream(audio.sample_rate_hertz, RATE, audio.channels, dtype="float32")
             if audio.sample_rate_hertz != RATE
             else None
         )
