@@ -338,6 +338,33 @@ async def test_a_long_utterance_without_interims_is_not_given_up(upstream: Scrip
     assert messages[-1]["upstream_streams"] == 1
 
 
+async def test_a_stream_that_may_be_dead_is_followed_by_another_before_an_utterance_is_cut(
+    upstream: ScriptedUpstream,
+) -> None:
+    """Without interims a dead stream looks like a long utterance: another one hears it too, once."""
+
+    async def dies(call: Call) -> AsyncIterator[Any]:
+        yield call.activity(2, 0)
+        async for _ in call.hear():
+            pass
+        if call is upstream.calls[0]:
+            await asyncio.Event().wait()
+        yield call.final(name(call.audio), len(call.audio))
+
+    upstream.script = dies
+    audio = sound(96_000)
+    async with run_gateway(upstream=f"grpc://{upstream.address}", answer_seconds=0.2, leg_quiet_seconds=1) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START | {"interim_results": False}, audio[:48_000])
+            first = await upstream.called(1)
+            await until(lambda: len(first.audio) == 48_000)
+            await asyncio.sleep(0.3)  # it says nothing for longer than that
+            await client.say(audio[48_000:], {"type": "stop"})
+            messages = await client.hear_all()
+    check(messages, audio)
+    assert messages[-1]["upstream_streams"] == 2
+
+
 async def test_pauses_between_words_are_found_in_every_encoding() -> None:
     from app.speech.seam import loudness
 

@@ -27,8 +27,11 @@ class Changes:
         self._kept_from = -1
         """Where the utterance began that the leg now keeps to its end."""
 
-    def due(self, chunk: bytes, *, age: float, unsettled: float, settled: int, quiet: bool) -> Change | None:
-        """Before `chunk` goes up. `age` of the leg and `unsettled` audio of it in seconds; `settled`: a byte."""
+    def due(
+        self, chunk: bytes, *, age: float, silent: float, unsettled: float, settled: int, quiet: bool
+    ) -> Change | None:
+        """Before `chunk` goes up. In seconds: the leg's `age`, how long it has been `silent`, its `unsettled` audio.
+        `settled`: a byte."""
         limits, keeps = self._limits, settled <= self._kept_from
         if (keeps or not quiet) and self._pauses.is_seam(chunk, unsettled / limits.utterance):
             return Change.CUT
@@ -36,7 +39,8 @@ class Changes:
             return None
         if quiet:
             return Change.GUESS if age >= limits.soft or unsettled >= limits.quiet else None
-        return Change.HAND_BACK if age >= limits.hard else None
+        dead = unsettled >= limits.quiet and silent >= limits.answer  # perhaps: who asked for no interims cannot know
+        return Change.HAND_BACK if age >= limits.hard or dead else None
 
     def keep(self, settled: int) -> None:
         """The leg that hears from byte `settled` on keeps the utterance that begins there."""

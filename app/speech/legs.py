@@ -231,6 +231,7 @@ class Legs:
         change = self._changes.due(
             chunk,
             age=now - leg.opened_at,
+            silent=now - leg.heard_at,
             unsettled=unsettled / self._format.bytes_per_second,
             settled=handover.settled,
             quiet=self._activity.is_quiet(handover.taken),
