@@ -3,18 +3,41 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import google.auth
 import grpc
 from google.api_core import grpc_helpers_async
+from google.auth.credentials import Credentials, with_scopes_if_required
 from google.auth.exceptions import GoogleAuthError
+from google.oauth2 import service_account
 
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
 
 class NoCredentials(Exception):
     """Says what is missing and how to get it."""
+
+
+class OneRefresh(Credentials):
+    """Credentials whose expired token is renewed once, however many legs ask at the same moment.
+
+    grpc's plugin asks in a thread of its own for each call that starts, and each would renew it. The first of these
+    threads does, the others wait for it.
+    """
+
+    def __init__(self, inner: Any) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._inner = inner
+        self._turn = Lock()
+
+    def refresh(self, request: Any) -> None:
+        self._inner.refresh(request)
+
+    def before_request(self, request: Any, method: str, url: str, headers: Any) -> None:
+        with self._turn:
+            self._inner.before_request(request, method, url, headers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +49,7 @@ class GoogleAccess:
         """A TLS channel to the region's endpoint."""
         host = "speech.googleapis.com" if location == "global" else f"{location}-speech.googleapis.com"
         channel: grpc.aio.Channel = grpc_helpers_async.create_channel(
-            f"{host}:443", credentials=self.credentials, scopes=_SCOPES, options=options
+            f"{host}:443", credentials=self.credentials, options=options
         )
         return channel
 
@@ -46,7 +69,7 @@ def google_access(key_file: Path | None) -> GoogleAccess:
             "On a server: a service account with the role Speech Client, its key file in "
             f"GATEWAY_GOOGLE_CREDENTIALS_FILE. Google says: {_reason(error)}"
         ) from error
-    return GoogleAccess(credentials, project)
+    return _shared(credentials, project)
 
 
 def _from_key_file(path: Path) -> GoogleAccess:
@@ -58,7 +81,14 @@ def _from_key_file(path: Path) -> GoogleAccess:
         raise NoCredentials(
             f"GATEWAY_GOOGLE_CREDENTIALS_FILE: key file {path} is not usable: {_reason(error)}"
         ) from error
-    return GoogleAccess(credentials, project)
+    return _shared(credentials, project)
+
+
+def _shared(credentials: Any, project: str | None) -> GoogleAccess:
+    """One token for every channel. A service account signs its own, which needs no network."""
+    if isinstance(credentials, service_account.Credentials):
+        credentials = credentials.with_always_use_jwt_access(True)  # type: ignore[no-untyped-call]
+    return GoogleAccess(OneRefresh(with_scopes_if_required(credentials, _SCOPES)), project)  # type: ignore[no-untyped-call]
 
 
 def _reason(error: Exception) -> str:
