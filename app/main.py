@@ -3,6 +3,7 @@
 Settings -> Dialect (v1 or v2) + Pool (channels) -> GoogleRecognizer for each session -> Hub -> FastAPI
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -29,7 +30,7 @@ from app.speech.dialect import Dialect
 from app.speech.gate import LEAD_IN_SECONDS, Gate
 from app.speech.google import GoogleRecognizer
 from app.speech.limits import LegLimits
-from app.speech.pool import CHANNEL_OPTIONS, Pool
+from app.speech.pool import CHANNEL_OPTIONS, Pool, PoolLimits
 
 BREAKER_FAILURES, BREAKER_SECONDS = 20, 5.0
 """So many failed legs in a row, of whatever session, and nobody tries for so long; then one does."""
@@ -51,13 +52,17 @@ def create_app(settings: Settings) -> FastAPI:
             pool = Pool(
                 await _connector(settings, access, stack),
                 dialect.client,
-                streams_per_channel=settings.streams_per_channel,
+                PoolLimits(settings.streams_per_channel, settings.max_channels, settings.admission_seconds),
             )
             stack.push_async_callback(pool.close)
             await pool.answers(READY_SECONDS)
-            app.state.upstream_answers = lambda: pool.answers(READY_SECONDS)
+            breaker = Breaker(BREAKER_FAILURES, BREAKER_SECONDS)
+            app.state.upstream_trouble = lambda: _upstream_trouble(pool, breaker)
             app.state.hub = await stack.enter_async_context(
-                Hub(_recognize(settings, dialect, pool, codes, gate_for), _hub_limits(settings))
+                Hub(
+                    _recognize(settings, dialect, pool, breaker=breaker, codes=codes, gate_for=gate_for),
+                    _hub_limits(settings),
+                )
             )
             yield
 
@@ -70,6 +75,15 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.page_files = http.load_page()
     app.state.public_config = _public_config(settings, dialect, codes, has_sample=recording is not None)
     return app
+
+
+async def _upstream_trouble(pool: Pool, breaker: Breaker) -> str | None:
+    """For /readyz: why no new session could be heard now."""
+    if pool.full:
+        return f"full: all {pool.places} streams to the upstream are taken"
+    if failing := breaker.says(asyncio.get_running_loop().time()):
+        return f"upstream: Speech-to-Text fails: {failing}"
+    return None if await pool.answers(READY_SECONDS) else "upstream: Speech-to-Text does not answer"
 
 
 def _google_access(settings: Settings) -> GoogleAccess:
@@ -160,7 +174,13 @@ def _gates(settings: Settings) -> GateFor:
 
 
 def _recognize(
-    settings: Settings, dialect: Dialect, pool: Pool, codes: tuple[str, ...], gate_for: GateFor
+    settings: Settings,
+    dialect: Dialect,
+    pool: Pool,
+    *,
+    breaker: Breaker,
+    codes: tuple[str, ...],
+    gate_for: GateFor,
 ) -> Recognize:
     limits = LegLimits(
         chunk_ms=settings.chunk_ms,
@@ -176,8 +196,6 @@ def _recognize(
         answer=settings.answer_seconds,
     )
 
-    breaker = Breaker(BREAKER_FAILURES, BREAKER_SECONDS)
-
     def recognize(session: Session, listen: Callable[[Event], None]) -> Recognizer:
         for index, code in enumerate(session.config.language_codes):
             if code not in codes:
@@ -186,7 +204,7 @@ def _recognize(
         return GoogleRecognizer(
             session.config,
             dialect=dialect,
-            acquire=pool.acquire,
+            pool=pool,
             breaker=breaker,
             limits=limits,
             gate=gate_for(session.config),

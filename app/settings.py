@@ -112,6 +112,10 @@ class Settings(BaseSettings):
         5, ge=2, description="Silence that is heard all the same: longer than the upstream's own pause after speech."
     )
     streams_per_channel: int = Field(90, ge=1, le=100, description="Streams on one connection (Google's cap is 100).")
+    max_channels: int = Field(10, ge=1, description="Connections to the upstream; more are opened as they are needed.")
+    admission_seconds: float = Field(
+        10, gt=0, description="When every stream is taken, a new session waits so long; then it is refused: overloaded."
+    )
 
     @field_validator("language_codes", mode="before")
     @classmethod

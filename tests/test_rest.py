@@ -3,12 +3,14 @@
 import asyncio
 import inspect
 import json
+import re
 import sys
 from collections import Counter
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
+import grpc
 import httpx
 import pytest
 from starlette.routing import Route, WebSocketRoute
@@ -22,7 +24,7 @@ from app.main import create_app
 from app.settings import Settings
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
 from tests.test_lifecycle import run_process
-from tests.upstream import BYTES_PER_SECOND, ScriptedUpstream
+from tests.upstream import BYTES_PER_SECOND, ScriptedUpstream, refuses
 
 SECOND = b"\1\2" * (BYTES_PER_SECOND // 2)
 ORIGIN = "https://captions.example"
@@ -57,6 +59,19 @@ async def test_readyz_names_an_upstream_that_does_not_answer(upstream: ScriptedU
         "reason": "upstream: Speech-to-Text does not answer",
         "sessions": 0,
     }
+
+
+async def test_readyz_says_that_the_upstream_fails_and_when_it_is_tried_again(upstream: ScriptedUpstream) -> None:
+    """The breaker that all sessions share; once its time is over a session may try, so the gateway is ready for one."""
+    upstream.script = refuses(grpc.StatusCode.UNAVAILABLE, "down")
+    async with run_gateway(upstream=f"grpc://{upstream.address}") as gateway, AsyncExitStack() as clients:
+        for _ in range(25):
+            client = await clients.enter_async_context(Client.connect(gateway))
+            await client.say(START, bytes(3200))
+        while (answer := await gateway.get("/readyz")).status_code != 503:
+            pass
+    reason = answer.json()["reason"]
+    assert re.fullmatch(r"upstream: Speech-to-Text fails: \d+ failures in a row, the next try in \d\.\d s", reason)
 
 
 async def test_readyz_is_for_room_that_is_left(upstream: ScriptedUpstream) -> None:

@@ -24,7 +24,7 @@ PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 
-UpstreamAnswers = Callable[[], Awaitable[bool]]
+UpstreamTrouble = Callable[[], Awaitable[str | None]]
 router = APIRouter()
 
 
@@ -82,14 +82,13 @@ async def healthz() -> Health:
 async def readyz(request: Request, response: Response) -> Readiness:
     """Whether a session could be served now; 503 with the reason when not."""
     hub: Hub = request.app.state.hub
-    answers: UpstreamAnswers = request.app.state.upstream_answers
-    reason = "ok"
+    upstream_trouble: UpstreamTrouble = request.app.state.upstream_trouble
     if hub.closing:
         reason = "draining: the gateway is shutting down"
     elif hub.full:
         reason = f"full: {hub.places}"
-    elif not await answers():
-        reason = "upstream: Speech-to-Text does not answer"
+    else:
+        reason = await upstream_trouble() or "ok"
     if reason != "ok":
         response.status_code = 503
     return Readiness(ready=reason == "ok", reason=reason, sessions=hub.sessions)

@@ -53,6 +53,12 @@ class Breaker:
         self._until = now + self._cool_down  # a probe that nobody hears of again does not stop the others for ever
         return 0.0
 
+    def says(self, now: float) -> str | None:
+        """In words, while nobody may call. After that somebody must, or nobody would know."""
+        if self.state is BreakerState.CLOSED or now >= self._until:
+            return None
+        return f"{self._failures} failures in a row, the next try in {self._until - now:.1f} s"
+
     def succeeded(self) -> None:
         self._failures = 0
         self.state = BreakerState.CLOSED

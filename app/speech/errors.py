@@ -11,6 +11,7 @@ import grpc
 from google.api_core.exceptions import GoogleAPICallError
 
 from app.core.errors import SessionError
+from app.speech.pool import NoPlace
 
 Code = grpc.StatusCode
 RETRY_AFTER_MS = 1000
@@ -72,6 +73,8 @@ def explain(error: BaseException | None) -> Ending:
             code, text = error.grpc_status_code or Code.UNKNOWN, str(error.message)
         case grpc.aio.AioRpcError():
             code, text = error.code(), error.details() or ""
+        case NoPlace():
+            code, text = Code.RESOURCE_EXHAUSTED, str(error)
         case TimeoutError():
             code, text = Code.DEADLINE_EXCEEDED, str(error)
         case _:

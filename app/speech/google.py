@@ -17,7 +17,7 @@ from app.speech.dialect import MAX_AUDIO_BYTES, Dialect
 from app.speech.gate import Gate, Passed
 from app.speech.legs import Legs
 from app.speech.limits import LegLimits
-from app.speech.pool import Lease
+from app.speech.pool import Pool
 
 PACE_BURST_SECONDS = 2.0
 """Audio that may go up at once, before the pace counts: a phone's short hiccup is not slowed down."""
@@ -33,7 +33,7 @@ class GoogleRecognizer:
         config: SessionConfig,
         *,
         dialect: Dialect,
-        acquire: Callable[[], Lease],
+        pool: Pool,
         breaker: Breaker,
         limits: LegLimits,
         gate: Gate | None,
@@ -52,7 +52,7 @@ class GoogleRecognizer:
         self._legs = Legs(
             config,
             dialect=dialect,
-            acquire=acquire,
+            pool=pool,
             breaker=breaker,
             limits=limits,
             pace=Pace(limits.speed * rate, PACE_BURST_SECONDS * rate),

@@ -6,14 +6,14 @@ generator never raises; ending is a sentinel in the queue, so that gRPC half-clo
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from app.core.audio import Pace
 from app.core.handover import Stretch
 from app.core.protocol import SessionConfig
 from app.speech.dialect import Dialect
-from app.speech.pool import Lease
+from app.speech.pool import Lease, NoPlace
 from app.speech.responses import ResponseReader
 
 HOLD_SECONDS = 0.2
@@ -48,7 +48,10 @@ class Leg:
         self.sent = start
         """How far audio was handed to gRPC, as a byte of the session."""
         self.reader = reader
+        self.has_place = False
+        """Else it waits in line for one (speech/pool.py)."""
         self.opened_at = now
+        """When it got its place; till then, since when it waits."""
         self.heard_at = now
         """When it last said anything."""
         self.sent_at = now
@@ -89,9 +92,14 @@ class Leg:
     def connected(self) -> bool:
         return self._call is not None
 
-    def open(self, lease: Lease, heard: Callable[["Leg", Any], None], ended: Callable[["Leg"], None]) -> None:
-        """Starts the call in a task that `close` awaits; `heard` and `ended` are called from it."""
-        self._task = asyncio.create_task(self._run(lease, heard, ended))
+    def open(
+        self,
+        acquire: Callable[[], Awaitable[Lease]],
+        heard: Callable[["Leg", Any], None],
+        ended: Callable[["Leg"], None],
+    ) -> None:
+        """Starts a task, which `close` awaits: a place, then the call. `heard` and `ended` are called from it."""
+        self._task = asyncio.create_task(self._run(acquire, heard, ended))
 
     async def put(self, chunk: bytes) -> None:
         """Waits while the queue is full. What comes before the leg is live it finds in what is kept."""
@@ -127,7 +135,25 @@ class Leg:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _run(self, lease: Lease, heard: Callable[["Leg", Any], None], ended: Callable[["Leg"], None]) -> None:
+    async def _run(
+        self,
+        acquire: Callable[[], Awaitable[Lease]],
+        heard: Callable[["Leg", Any], None],
+        ended: Callable[["Leg"], None],
+    ) -> None:
+        try:
+            lease = await acquire()
+        except NoPlace as error:
+            self.error = error
+        else:
+            self.has_place = True
+            self.opened_at = self.heard_at = asyncio.get_running_loop().time()
+            await self._converse(lease, heard)
+        self.ended = True
+        ended(self)
+
+    async def _converse(self, lease: Lease, heard: Callable[["Leg", Any], None]) -> None:
+        """The call, to its end: `error` says how it was."""
         clock = asyncio.get_running_loop().time
         opening = asyncio.ensure_future(
             lease.client.streaming_recognize(
@@ -150,8 +176,6 @@ class Leg:
             opening.add_done_callback(_cancel_call)
             lease.release()
             self._release_generator()
-        self.ended = True
-        ended(self)
 
     def _release_generator(self) -> None:
         """It may be parked on the queue, or not have begun: it finds its end. Whoever waits in `put` goes on."""

@@ -13,21 +13,24 @@ from typing import Any
 
 from app.core.audio import AudioFormat, Pace
 from app.core.breaker import Breaker
+from app.core.errors import SessionError
 from app.core.handover import Handover, Stretch
 from app.core.protocol import SessionConfig
 from app.core.recognition import ActivityTimeout, Event, Failed, Finished, LegEnded, Result, Settled, SpeechActivity
 from app.speech.activity import Activity
 from app.speech.change import Change, Changes
 from app.speech.dialect import Dialect
-from app.speech.errors import Verdict, explain
+from app.speech.errors import RETRY_AFTER_MS, Verdict, explain
 from app.speech.leg import Leg
 from app.speech.limits import LegLimits
-from app.speech.pool import Lease
+from app.speech.pool import NoPlace, Pool
 from app.speech.responses import ResponseReader
 from app.speech.retry import Retry
 
 UNTOLD_SECONDS = 2.0
 """Speech that has gone on for so long was told by the upstream's voice activity, or by an interim."""
+PATIENCE_SECONDS = 0.5
+"""A leg that waits longer for its place: the client is told."""
 MAX_LEGS = 4
 """Legs of one session at a time: the one that hears, and those whose last words are awaited."""
 
@@ -40,7 +43,7 @@ class Legs:
         config: SessionConfig,
         *,
         dialect: Dialect,
-        acquire: Callable[[], Lease],
+        pool: Pool,
         breaker: Breaker,
         limits: LegLimits,
         pace: Pace,
@@ -50,7 +53,7 @@ class Legs:
     ) -> None:
         self._config = config
         self._dialect = dialect
-        self._acquire = acquire
+        self._pool = pool
         self._limits = limits
         self._pace = pace
         self._listen = listen
@@ -76,6 +79,8 @@ class Legs:
         self.deaf = False
         """The upstream hears no more: audio is dropped."""
         self._finished_at: float | None = None
+        self._running = False
+        """A leg has said something: the session is no new one any more."""
         self._hold = True
         """The next leg's config was not taken by Google before, or the last leg failed."""
         self._clock = asyncio.get_running_loop().time
@@ -195,7 +200,9 @@ class Legs:
         if self._parked is not None and now - self._audio_at >= self._limits.pause:
             self.cut(now)
         for leg in [*self._legs.values(), *self._retired]:
-            if self._is_dead(leg, now):
+            if not leg.has_place and now - leg.opened_at >= PATIENCE_SECONDS:
+                self._retry.tell(f"all {self._pool.places} streams to the upstream are taken", self._pool.wait_seconds)
+            elif self._is_dead(leg, now):
                 leg.give_up(TimeoutError(f"no answer for {self._limits.answer:g} s"))
         if self._finished_at is not None and self._retry.waiting and now - self._finished_at >= self._limits.replay:
             self._retry.lose(self._handover.abandon())
@@ -203,7 +210,7 @@ class Legs:
 
     def _is_dead(self, leg: Leg, now: float) -> bool:
         """It takes no audio, or owes an answer: it is not connected, was half-closed, or speech went into it."""
-        if leg.ended:
+        if leg.ended or not leg.has_place:
             return False
         stuck = leg.behind(self._handover.taken) > self._format.bytes_per_second and leg.half_closed_at is None
         owes = not leg.connected or leg.half_closed_at is not None or self._owes_words(leg)
@@ -305,7 +312,7 @@ class Legs:
         self._hold = False
         self._activity.forget()
         self._legs[stretch] = leg
-        leg.open(self._acquire(), self._heard, self._ended)
+        leg.open(lambda: self._pool.acquire(running=self._running), self._heard, self._ended)
         if stretch.end is not None:
             leg.half_close(now)
 
@@ -354,6 +361,9 @@ class Legs:
         if ending.verdict is Verdict.FATAL:
             self._listen(Failed(ending.as_error()))
             return
+        if isinstance(leg.error, NoPlace) and not self._running:
+            self._listen(Failed(SessionError("overloaded", str(leg.error), retry_after_ms=RETRY_AFTER_MS)))
+            return
         self._hold = True
         self._handover.drop_heard()
         self._say_settled()
@@ -378,6 +388,7 @@ class Legs:
 
     def _heard(self, leg: Leg, response: Any) -> None:
         self._retry.works()
+        self._running = True
         if leg in self._retired:
             leg.reader.read_bill(response)
         elif leg.stretch is not self._handover.head or leg is self._parked:

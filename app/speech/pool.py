@@ -1,12 +1,14 @@
 """Channels to Google: at most so many legs each, since past 100 streams a connection makes the next one wait silently.
 
 Every channel has a connection of its own (`grpc.use_local_subchannel_pool`; channels with equal arguments would share
-one). A channel is opened when the others are full.
+one). The next one is opened before the others are full, so that it is connected when it is needed; one that stays empty
+is closed. When every channel is full, legs wait in line: those of sessions that run already come first.
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import grpc
 
@@ -25,27 +27,69 @@ CHANNEL_OPTIONS = (
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
 )
+SPARE = 0.1
+"""Part of a channel's places: with fewer free in all, the next channel is opened."""
+EMPTY_SECONDS = 60.0
+"""So long a channel without legs is kept."""
 
 
-@dataclass(slots=True)
+class NoPlace(Exception):
+    """Every stream that may be open is open, and none ended in time."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolLimits:
+    streams_per_channel: int = 90
+    max_channels: int = 10
+    wait: float = 10.0
+    """Seconds that a leg waits for a place."""
+
+
+@dataclass(slots=True, eq=False)
 class _Member:
     channel: grpc.aio.Channel
     client: Client
     legs: int = 0
+    closing: asyncio.TimerHandle | None = None
+
+    @property
+    def connected(self) -> bool:
+        return self.channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY
 
 
 class Lease:
     """The right to one leg on one channel; `release` gives it back, once."""
 
-    def __init__(self, member: _Member) -> None:
+    def __init__(self, member: _Member, released: Callable[[_Member], None]) -> None:
         self.client = member.client
         self._member: _Member | None = member
+        self._released = released
         member.legs += 1
 
     def release(self) -> None:
-        if self._member is not None:
-            self._member.legs -= 1
-            self._member = None
+        member, self._member = self._member, None
+        if member is not None:
+            member.legs -= 1
+            self._released(member)
+
+
+@dataclass(slots=True)
+class _Line:
+    """Who waits: legs of sessions that run already before first legs, each in the order in which they came."""
+
+    running: deque[asyncio.Future[None]] = field(default_factory=deque)
+    first: deque[asyncio.Future[None]] = field(default_factory=deque)
+
+    def __len__(self) -> int:
+        return len(self.running) + len(self.first)
+
+    def call_next(self) -> bool:
+        """Whether there was anybody to call."""
+        for line in (self.running, self.first):
+            if line:
+                line.popleft().set_result(None)
+                return True
+        return False
 
 
 class Pool:
@@ -55,18 +99,108 @@ class Pool:
         self,
         connect: Callable[[], grpc.aio.Channel],
         client: Callable[[grpc.aio.Channel], Client],
-        *,
-        streams_per_channel: int,
+        limits: PoolLimits,
     ) -> None:
         self._connect = connect
         self._client = client
-        self._streams_per_channel = streams_per_channel
+        self._limits = limits
         self._members: list[_Member] = []
+        self._line = _Line()
+        self._called = 0
+        """Places that are kept for those who were called and have not come yet."""
+        self._closing: set[asyncio.Task[None]] = set()
 
-    def acquire(self) -> Lease:
-        """A slot on the fullest channel that has room, so that the others can run empty."""
-        free = [member for member in self._members if member.legs < self._streams_per_channel]
-        return Lease(max(free, key=lambda member: member.legs) if free else self._grow())
+    @property
+    def channels(self) -> int:
+        return len(self._members)
+
+    @property
+    def places(self) -> int:
+        """Legs that there may be."""
+        return self._limits.streams_per_channel * self._limits.max_channels
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long a leg waits for its place at most."""
+        return self._limits.wait
+
+    @property
+    def legs(self) -> int:
+        return sum(member.legs for member in self._members)
+
+    @property
+    def full(self) -> bool:
+        return self.legs >= self.places
+
+    async def acquire(self, *, running: bool) -> Lease:
+        """A place, on the fullest channel that has one, so that the others can run empty. `running`: for a session that
+        had a leg before. Raises NoPlace. Cancelling is safe."""
+        if self._line or self.legs + self._called >= self.places:
+            await self._wait(self._line.running if running else self._line.first)
+        return self._lease()
+
+    async def _wait(self, line: deque[asyncio.Future[None]]) -> None:
+        turn = asyncio.get_running_loop().create_future()
+        line.append(turn)
+        try:
+            async with asyncio.timeout(self._limits.wait):
+                await turn
+        except TimeoutError:
+            if turn.cancelled():
+                line.remove(turn)
+                raise NoPlace(
+                    f"all {self.places} streams to the upstream are taken, and none ended in {self._limits.wait:g} s"
+                ) from None
+        except asyncio.CancelledError:
+            if turn.cancelled():
+                line.remove(turn)
+            else:  # called in the same moment: the next one's turn
+                self._called -= 1
+                self._call_next()
+            raise
+        self._called -= 1
+
+    def _lease(self) -> Lease:
+        member = self._roomiest()
+        if member.closing is not None:
+            member.closing.cancel()
+            member.closing = None
+        lease = Lease(member, self._released)
+        spare = self.channels * self._limits.streams_per_channel - self.legs
+        if spare < self._limits.streams_per_channel * SPARE and self.channels < self._limits.max_channels:
+            self._grow()
+        return lease
+
+    def _roomiest(self) -> _Member:
+        free = [member for member in self._members if member.legs < self._limits.streams_per_channel]
+        if not free:
+            return self._grow()
+        return max(free, key=lambda member: (member.connected, member.legs))
+
+    def _released(self, member: _Member) -> None:
+        self._call_next()
+        if member.legs == 0 and self._members:
+            loop = asyncio.get_running_loop()
+            member.closing = loop.call_later(EMPTY_SECONDS, self._shrink, member)
+
+    def _call_next(self) -> None:
+        self._called += self._line.call_next()
+
+    def _shrink(self, member: _Member) -> None:
+        """The last channel stays."""
+        member.closing = None
+        if member.legs == 0 and len(self._members) > 1:
+            self._members.remove(member)
+            task = asyncio.ensure_future(member.channel.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
+    def _grow(self) -> _Member:
+        """Connects at once."""
+        channel = self._connect()
+        channel.get_state(try_to_connect=True)
+        self._members.append(_Member(channel, self._client(channel)))
+        return self._members[-1]
 
     async def answers(self, seconds: float) -> bool:
         """Whether the first channel is connected, or gets connected in time. Opens it where there is none."""
@@ -81,10 +215,8 @@ class Pool:
 
     async def close(self) -> None:
         for member in self._members:
+            if member.closing is not None:
+                member.closing.cancel()
             await member.channel.close()
         self._members.clear()
-
-    def _grow(self) -> _Member:
-        channel = self._connect()
-        self._members.append(_Member(channel, self._client(channel)))
-        return self._members[-1]
+        await asyncio.gather(*self._closing)

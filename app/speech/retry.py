@@ -50,8 +50,14 @@ class Retry:
         if self._backoff.failures or self._breaker.state is not BreakerState.CLOSED:
             self._backoff.reset()
             self._breaker.succeeded()
-            self._told = False
+        self._told = False
         self.say_lost()
+
+    def tell(self, reason: str, in_seconds: float) -> None:
+        """What the client hears once, until it works again."""
+        if not self._told:
+            self._told = True
+            self._listen(Retrying(f"{reason}; audio is kept meanwhile", round(in_seconds * 1000)))
 
     def lose(self, lost: tuple[int, int] | None) -> None:
         """Bytes that nobody will hear: told as one gap, once it is known how much it was."""
@@ -72,9 +78,7 @@ class Retry:
     async def _wait(self, delay: float, ending: Ending) -> None:
         spread = 1 + random.random() / 2  # noqa: S311 - so that the herd does not come at once
         while (delay := max(delay, self._breaker.delay(self._clock()) * spread)) > 0:
-            if not self._told:
-                self._told = True
-                self._listen(Retrying(f"{ending.as_error().message}; audio is kept meanwhile", round(delay * 1000)))
+            self.tell(ending.as_error().message, delay)
             await asyncio.sleep(delay)
             delay = 0.0
         self._task = None

@@ -1,0 +1,168 @@
+"""Channels to the upstream: so many legs each, opened before they are needed; and the line of those who wait."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+
+from app.speech import pool as pool_module
+from app.speech.pool import CHANNEL_OPTIONS, NoPlace, Pool, PoolLimits
+from app.speech.v2 import SpeechV2
+from tests.gateway import START, Client, run_gateway
+from tests.upstream import Call, ScriptedUpstream, hears_bytes
+
+
+@asynccontextmanager
+async def a_pool(upstream: ScriptedUpstream, **limits: Any) -> AsyncIterator[Pool]:
+    dialect = SpeechV2(project="p", location="global")
+    pool = Pool(
+        lambda: grpc.aio.insecure_channel(upstream.address, options=CHANNEL_OPTIONS),
+        dialect.client,
+        PoolLimits(**limits),
+    )
+    yield pool
+    await pool.close()
+
+
+async def test_a_channel_is_opened_before_the_others_are_full(upstream: ScriptedUpstream) -> None:
+    async with a_pool(upstream, streams_per_channel=10, max_channels=3) as pool:
+        for _ in range(9):
+            await pool.acquire(running=False)
+        assert pool.channels == 1
+        await pool.acquire(running=False)
+        assert pool.channels == 2
+        for _ in range(20):
+            await pool.acquire(running=False)
+        assert (pool.channels, pool.legs, pool.full) == (3, 30, True)
+
+
+async def test_a_channel_that_stays_empty_is_closed_but_never_the_last(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "EMPTY_SECONDS", 0.01)
+    async with a_pool(upstream, streams_per_channel=1, max_channels=3) as pool:
+        leases = [await pool.acquire(running=False) for _ in range(3)]
+        for lease in leases:
+            lease.release()
+            lease.release()  # once is enough, twice does no harm
+        assert pool.legs == 0
+        while pool.channels > 1:
+            await asyncio.sleep(0.005)
+        (await pool.acquire(running=False)).release()
+
+
+async def test_who_finds_no_place_waits_and_running_sessions_come_first(upstream: ScriptedUpstream) -> None:
+    async with a_pool(upstream, streams_per_channel=1, max_channels=1) as pool:
+        lease = await pool.acquire(running=False)
+        came: list[str] = []
+
+        async def come(name: str, *, running: bool) -> None:
+            mine = await pool.acquire(running=running)
+            came.append(name)
+            mine.release()
+
+        waiting = [
+            asyncio.create_task(come("new 1", running=False)),
+            asyncio.create_task(come("new 2", running=False)),
+            asyncio.create_task(come("running", running=True)),
+        ]
+        await asyncio.sleep(0)
+        lease.release()
+        await asyncio.gather(*waiting)
+        assert came == ["running", "new 1", "new 2"]
+
+
+async def test_who_waits_too_long_is_told_the_limit(upstream: ScriptedUpstream) -> None:
+    async with a_pool(upstream, streams_per_channel=2, max_channels=1, wait=0.01) as pool:
+        for _ in range(2):
+            await pool.acquire(running=False)
+        with pytest.raises(NoPlace, match=r"all 2 streams to the upstream are taken, and none ended in 0\.01 s"):
+            await pool.acquire(running=True)
+
+
+async def test_who_leaves_the_line_leaks_no_place(upstream: ScriptedUpstream) -> None:
+    """Whether before it was called or in the very moment."""
+    async with a_pool(upstream, streams_per_channel=1, max_channels=1) as pool:
+        for called in (False, True):
+            lease = await pool.acquire(running=False)
+            leaver = asyncio.create_task(pool.acquire(running=False))
+            await asyncio.sleep(0)
+            if called:
+                lease.release()
+            leaver.cancel()
+            await asyncio.gather(leaver, return_exceptions=True)
+            lease.release()
+            (await pool.acquire(running=False)).release()
+        assert pool.legs == 0
+
+
+async def test_a_session_waits_for_its_stream_in_sight_and_is_then_refused_by_name(
+    upstream: ScriptedUpstream,
+) -> None:
+    async with (
+        run_gateway(
+            upstream=f"grpc://{upstream.address}", streams_per_channel=1, max_channels=1, admission_seconds=2
+        ) as gateway,
+        Client.connect(gateway) as first,
+        Client.connect(gateway) as second,
+    ):
+        await first.say(START, bytes(3200))
+        await upstream.called(1)
+        reason = (await gateway.get("/readyz")).json()["reason"]
+        assert reason == "full: all 1 streams to the upstream are taken"
+        await second.say(START, bytes(3200))
+        warning = await second.hear("warning")
+        assert (warning["code"], warning["in_ms"]) == ("upstream_retrying", 2000)
+        assert "all 1 streams to the upstream are taken" in warning["message"]
+        error = await second.hear("error")
+        assert error["code"] == "overloaded"
+        assert error["message"] == "all 1 streams to the upstream are taken, and none ended in 2 s"
+        assert error["retryable"]
+        await second.hear_all()
+        assert second.close_code == 1013
+        await first.say({"type": "stop"})
+        assert (await first.hear("stopped"))["audio_ms"] == 100
+
+
+async def test_a_session_that_waits_gets_the_next_place_and_loses_nothing(upstream: ScriptedUpstream) -> None:
+    async with (
+        run_gateway(upstream=f"grpc://{upstream.address}", streams_per_channel=1, max_channels=1) as gateway,
+        Client.connect(gateway) as first,
+        Client.connect(gateway) as second,
+    ):
+        await first.say(START, bytes(3200))
+        await upstream.called(1)
+        await second.say(START, bytes(range(200)) * 16)
+        await second.hear("warning")
+        await first.say({"type": "stop"})
+        await second.say(bytes(range(200)) * 16, {"type": "stop"})
+        messages = await second.hear_all()
+    assert messages[-1]["type"] == "stopped"
+    assert bytes(upstream.calls[1].audio) == bytes(range(200)) * 32
+
+
+async def test_300_sessions_on_connections_of_100_streams_none_behind_another() -> None:
+    """Everybody has a final while everybody is there; no connection has more streams than it may."""
+    everybody = 300
+    per_connection: dict[str, int] = {}
+
+    async def counted(call: Call) -> AsyncIterator[Any]:
+        peer = call.context.peer()
+        per_connection[peer] = per_connection.get(peer, 0) + 1
+        async for response in hears_bytes(3200)(call):
+            yield response
+
+    async with ScriptedUpstream(counted, max_streams=100) as upstream:
+        async with run_gateway(upstream=f"grpc://{upstream.address}", max_sessions=400) as gateway:
+            async with AsyncExitStack() as stack:
+                clients = [await stack.enter_async_context(Client.connect(gateway)) for _ in range(everybody)]
+                await asyncio.gather(*[client.say(START, bytes(3200)) for client in clients])
+                await asyncio.gather(*[client.hear("final") for client in clients])
+                assert upstream.open_calls == everybody
+                assert max(per_connection.values()) <= 100
+                await asyncio.gather(*[client.say(bytes(3200), {"type": "stop"}) for client in clients])
+                stopped = await asyncio.gather(*[client.hear("stopped") for client in clients])
+    assert all(message["finals"] == 2 and message["upstream_streams"] == 1 for message in stopped)
