@@ -113,7 +113,7 @@ async def transcribe(name: str, audio: bytes, speed: float, *, legs: bool, fault
 
 
 async def _through(name: str, url: str, audio: bytes, speed: float) -> Run:
-    config = SessionConfig(audio=Audio("LINEAR16", RATE), language_codes=["en-US"], interim_results=False)
+    config = SessionConfig(audio=Audio("LINEAR16", RATE), language_codes=["en-US"], interim_results=True)
     finals: list[Final] = []
     gaps = 0
     async with Transcriber(url, config) as transcriber:

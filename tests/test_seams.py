@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import pytest
 
-from app.speech.errors import MEANING
+from app.speech.errors import BY_TEXT, MEANING
 from tests.gateway import START, Client, Gateway, run_gateway
 from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream
 
@@ -378,5 +378,8 @@ async def test_pauses_between_words_are_found_in_every_encoding() -> None:
 
 def test_the_page_about_errors_is_the_table_in_the_code() -> None:
     page = (Path(__file__).parent.parent / "docs" / "upstream-errors.md").read_text()
-    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (.+?) \|$", page, re.MULTILINE))
+    codes, texts = page.split("Two texts decide")
+    rows = dict(re.findall(r"^\| `(\w+)` \|.*\| (.+?) \|$", codes, re.MULTILINE))
     assert rows == {code.name: verdict.value for code, verdict in MEANING.items()}
+    exceptions = re.findall(r'^\| `(\w+)` \| "(.+)" \| (.+?) \|$', texts, re.MULTILINE)
+    assert exceptions == [(code.name, text, verdict.value) for (code, text), verdict in BY_TEXT.items()]

@@ -44,8 +44,12 @@ MEANING: dict[Code, Verdict] = {
     Code.UNAUTHENTICATED: Verdict.FATAL,
     Code.UNIMPLEMENTED: Verdict.FATAL,
 }
-MASKED = "Internal error from Core"
-"""grpc.aio's text for a status that met a write on its way: the next leg, which holds its audio, sees the true one."""
+BY_TEXT: dict[tuple[Code, str], Verdict] = {
+    # grpc.aio's own, for a status that met a write on its way: the next leg, which holds its audio, sees the true one
+    (Code.INTERNAL, "Internal error from Core"): Verdict.AT_ONCE,
+    (Code.OUT_OF_RANGE, "Audio data is being streamed too fast."): Verdict.LATER,
+}
+"""Where the code alone does not say it: the text's beginning decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,5 +83,11 @@ def explain(error: BaseException | None) -> Ending:
             code, text = Code.DEADLINE_EXCEEDED, str(error)
         case _:
             code, text = Code.UNKNOWN, f"{type(error).__name__}: {error}"
-    verdict = Verdict.AT_ONCE if text == MASKED else MEANING.get(code, Verdict.LATER)
-    return Ending(code, text, verdict)
+    return Ending(code, text, _verdict(code, text))
+
+
+def _verdict(code: Code, text: str) -> Verdict:
+    for (its_code, beginning), verdict in BY_TEXT.items():
+        if code is its_code and text.startswith(beginning):
+            return verdict
+    return MEANING.get(code, Verdict.LATER)
