@@ -163,8 +163,6 @@ class Settings(BaseSettings):
     def _limits_fit(self) -> "Settings":
         if self.leg_soft_limit_seconds > self.leg_hard_limit_seconds:
             raise ValueError("GATEWAY_LEG_SOFT_LIMIT_SECONDS must not be over GATEWAY_LEG_HARD_LIMIT_SECONDS")
-        if self.leg_idle_seconds > self.leg_pause_seconds:
-            raise ValueError("GATEWAY_LEG_IDLE_SECONDS must not be over GATEWAY_LEG_PAUSE_SECONDS")
         if self.replay_seconds <= self.max_utterance_seconds:
             raise ValueError("GATEWAY_REPLAY_SECONDS must be over GATEWAY_MAX_UTTERANCE_SECONDS")
         return self
