@@ -172,6 +172,32 @@ async def test_a_long_utterance_is_heard_to_its_end_by_the_leg_that_follows(upst
     assert messages[-1]["upstream_streams"] == 2
 
 
+async def test_an_utterance_that_is_too_long_is_made_final_piece_by_piece(upstream: ScriptedUpstream) -> None:
+    """Nothing is heard twice, and nothing is left out between the pieces."""
+
+    async def speaks(call: Call) -> AsyncIterator[Any]:
+        yield call.activity(2, 0)
+        async for _ in call.hear():
+            yield call.interim("so far", end=len(call.audio))
+        yield call.final(name(call.audio), len(call.audio))
+
+    upstream.script = speaks
+    audio = sound(120_000)
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}", max_utterance_seconds=1, leg_quiet_seconds=1
+    ) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START)
+            for i in range(0, len(audio), 12_000):
+                await client.say(audio[i : i + 12_000])
+                await client.hear("interim")
+            await client.say({"type": "stop"})
+            messages = await client.hear_all()
+    check(messages, audio)
+    assert len([m for m in messages if m["type"] == "final"]) > 2
+    assert sum(len(call.audio) for call in upstream.calls) == len(audio)
+
+
 async def test_silence_that_was_none_is_heard_again_as_one(upstream: ScriptedUpstream) -> None:
     """An upstream that tells nothing of the speaker: the old leg's last words show that somebody spoke at the seam."""
     upstream.script = names_samples(every=100_000)
