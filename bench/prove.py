@@ -1,5 +1,5 @@
-"""The proof that no word is lost and none stands twice: the same speech, uninterrupted and then with legs of 8 s, with
-faults of every kind, and with both; the finals compared word by word.
+"""The proof that no word is lost and none stands twice: the same speech uninterrupted, and then with legs of 8 s, with
+the upstream away for a minute, with faults of every kind, and with both; the finals compared word by word.
 
 What is heard twice by a recognizer may come out differently where a leg was cut inside an utterance: such a word counts
 as substituted. A word that is missing, or stands twice, is what must not be.
@@ -7,41 +7,20 @@ as substituted. A word that is missing, or stands twice, is what must not be.
 
 import argparse
 import asyncio
-import os
 import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 
 import jiwer
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.demo import own_gateway
-from app.client import Audio, SessionConfig, Transcriber
-from app.core.protocol import Final, GapEvent, Stopped
-from tests.speech_files import normal, sample, shared_recordings
+from bench.transcription import Plan, Run, transcribe_elsewhere
 
-RATE = 16_000
-PAUSE = bytes(RATE)  # half a second of silence between recordings
 LEG_SECONDS = 8.0
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One transcription of the speech, and what has to hold in it."""
-
-    name: str
-    words: list[str]
-    finals: list[Final]
-    gaps: int
-    stopped: Stopped
-
-    def check_order(self) -> None:
-        """Events without a hole, no overlap in time."""
-        assert self.stopped.event == len(self.finals) + self.gaps + 1, "an event number is missing"
-        assert all(before.end_ms <= after.start_ms for before, after in pairwise(self.finals)), "finals overlap"
+DOWN_SECONDS = 60.0
+MAX_SUBSTITUTED = 0.01
+"""Part of all words."""
+KINDS = ("legs", "down", "faults", "both")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,128 +30,79 @@ class Edits:
     deleted: int
     inserted: int
     substituted: int
+    shown: str
+    """Where."""
 
     @classmethod
     def between(cls, old: list[str], new: list[str]) -> "Edits":
         found = jiwer.process_words(" ".join(old), " ".join(new))
-        return cls(found.deletions, found.insertions, found.substitutions)
+        changes = [
+            f"{chunk.type}: {' '.join(old[chunk.ref_start_idx : chunk.ref_end_idx])!r} -> "
+            f"{' '.join(new[chunk.hyp_start_idx : chunk.hyp_end_idx])!r}"
+            for chunk in found.alignments[0]
+            if chunk.type != "equal"
+        ]
+        return cls(found.deletions, found.insertions, found.substitutions, "; ".join(changes))
 
 
-def speech(minutes: float) -> bytes:
-    """16 kHz LINEAR16: the shared recordings joined, or the recognizer's own over and over."""
-    recordings = [r for r in shared_recordings() if r.rate == RATE and r.readable]
-    if not recordings and (own := sample()):
-        recordings = [own]
-    joined = bytearray()
-    while len(joined) < minutes * 60 * RATE * 2:
-        for recording in recordings:
-            joined += _at_16_khz(*recording.pcm()) + PAUSE
-    return bytes(joined[: int(minutes * 60 * RATE) * 2])
+def plans(kinds: list[str], minutes: float, seeds: list[int], speed: float) -> list[Plan]:
+    made = []
+    if "legs" in kinds:
+        made.append(Plan("legs of 8 s", minutes, speed, LEG_SECONDS))
+    if "down" in kinds:
+        made.append(Plan("upstream away for 60 s", minutes, speed, down_seconds=DOWN_SECONDS))
+    for kind, legs in (("faults", None), ("both", LEG_SECONDS)):
+        if kind in kinds:
+            made += [Plan(f"{kind}, seed {seed}", minutes, speed, legs, ("every-kind",), seed) for seed in seeds]
+    return made
 
 
-def _at_16_khz(rate: int, pcm: bytes) -> bytes:
-    if rate == RATE:
-        return pcm
-    import numpy as np  # noqa: PLC0415
-    import soxr  # noqa: PLC0415
-
-    return bytes(soxr.resample(np.frombuffer(pcm, np.int16), rate, RATE).astype(np.int16).tobytes())
-
-
-@asynccontextmanager
-async def emulator(*options: str) -> AsyncIterator[str]:
-    """An emulator of its own, with faults; yields HOST:PORT."""
-    command = [sys.executable, "-m", "app.emulator", "--port", "0", "--exit-with-stdin", *options]
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    try:
-        line = (await process.stdout.readline()).decode().strip()
-        assert line.startswith("listening on "), "the emulator did not start"
-        yield line.removeprefix("listening on ")
-    finally:
-        process.stdin.close()
-        await process.wait()
-
-
-async def transcribe(name: str, audio: bytes, speed: float, *, legs: bool, faults: tuple[str, ...] = ()) -> Run:
-    """One run through an emulator and a gateway of its own."""
-    limits = {}
-    if legs:
-        limits = {"LEG_SOFT_LIMIT_SECONDS": 0.5 * LEG_SECONDS / speed, "LEG_HARD_LIMIT_SECONDS": LEG_SECONDS / speed}
-    async with emulator(*faults) as address:
-        os.environ |= {"GATEWAY_UPSTREAM": f"grpc://{address}", "GATEWAY_UPSTREAM_SPEED": str(2 * speed)}
-        os.environ |= {f"GATEWAY_{limit}": str(value) for limit, value in limits.items()}
-        try:
-            async with own_gateway(lambda _: None) as base:
-                return await _through(name, base.replace("http", "ws") + "/ws/transcribe", audio, speed)
-        finally:
-            for limit in limits:
-                del os.environ[f"GATEWAY_{limit}"]
-
-
-async def _through(name: str, url: str, audio: bytes, speed: float) -> Run:
-    config = SessionConfig(audio=Audio("LINEAR16", RATE), language_codes=["en-US"], interim_results=True)
-    finals: list[Final] = []
-    gaps = 0
-    async with Transcriber(url, config) as transcriber:
-        sending = asyncio.create_task(_send(transcriber, audio, speed))
-        async for message in transcriber.messages():
-            match message:
-                case Final():
-                    finals.append(message)
-                case GapEvent():
-                    gaps += 1
-                case Stopped():
-                    stopped = message
-        await sending
-    words = normal(" ".join(final.text for final in finals)).split()
-    return Run(name, words, finals, gaps, stopped)
-
-
-async def _send(transcriber: Transcriber, audio: bytes, speed: float) -> None:
-    """At `speed` times real time."""
-    clock = asyncio.get_running_loop().time
-    began, frame = clock(), RATE // 5
-    for at in range(0, len(audio), frame):
-        await asyncio.sleep(began + at / (2 * RATE * speed) - clock())
-        await transcriber.send(audio[at : at + frame])
-    await transcriber.stop()
-
-
-async def prove(minutes: float, seeds: int, speed: float) -> bool:
+async def prove(wanted: list[Plan], jobs: int) -> bool:
     """Prints the table; whether everything that must hold did."""
-    audio = speech(minutes)
-    base = await transcribe("uninterrupted", audio, speed, legs=False)
-    table = Table(title=f"{minutes:g} minutes of speech, {len(base.words)} words")
+    first = wanted[0]
+    base = await transcribe_elsewhere(Plan("uninterrupted", first.minutes, first.speed))
+    table = Table(title=f"{first.minutes:g} minutes of speech, {len(base.words)} words, {first.speed:g}x real time")
     for column in ("run", "streams", "deleted", "inserted", "substituted", "gaps"):
         table.add_column(column, justify="left" if column == "run" else "right")
-    plans: list[tuple[str, bool, tuple[str, ...]]] = [("legs of 8 s", True, ())]
-    for seed in range(1, seeds + 1):
-        faults: tuple[str, ...] = ("--fault", "every-kind", "--seed", str(seed))
-        plans += [(f"faults, seed {seed}", False, faults), (f"both, seed {seed}", True, faults)]
-    good = True
-    for name, legs, faults in plans:
-        run = await transcribe(name, audio, speed, legs=legs, faults=faults)
-        run.check_order()
+    turn = asyncio.Semaphore(jobs)
+
+    async def compare(plan: Plan) -> tuple[Run, Edits, bool]:
+        async with turn:
+            run = await transcribe_elsewhere(plan)
         edits = Edits.between(base.words, run.words)
-        good &= not (edits.deleted or edits.inserted or run.gaps) and edits.substituted <= 0.01 * len(base.words)
-        table.add_row(
-            name, *map(str, (run.stopped.upstream_streams, edits.deleted, edits.inserted, edits.substituted, run.gaps))
-        )
-        Console(stderr=True).print(f"{name}: {edits}")
+        wrong = run.wrong()
+        few = edits.substituted <= MAX_SUBSTITUTED * len(base.words)
+        good = not (edits.deleted or edits.inserted or run.gaps or wrong) and few
+        Console(stderr=True).print(f"{plan.name}: {run.streams} streams, {edits}, {'; '.join(wrong) or 'in order'}")
+        return run, edits, good
+
+    results = await asyncio.gather(*[compare(plan) for plan in wanted])
+    for run, edits, _ in results:
+        counts = (run.streams, edits.deleted, edits.inserted, edits.substituted, run.gaps)
+        table.add_row(run.name, *map(str, counts))
     Console().print(table)
-    return good
+    return all(good for _, _, good in results)
+
+
+def _seeds(text: str) -> list[int]:
+    """`20` is 1 to 20, `3-5` is 3, 4, 5."""
+    first, dash, last = text.partition("-")
+    return list(range(int(first), int(last) + 1)) if dash else list(range(1, int(first) + 1))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.prove", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--seeds", type=int, default=20)
-    parser.add_argument("--speed", type=float, default=4, help="times real time; the limits of legs shrink with it")
+    parser.add_argument("--seeds", type=_seeds, default=_seeds("20"), help="how many, or a range such as 3-5")
+    parser.add_argument("--speed", type=float, default=2, help="times real time; every limit shrinks with it")
+    parser.add_argument("--jobs", type=int, default=4, help="runs at the same time")
+    parser.add_argument("--only", default=",".join(KINDS), help=f"some of {', '.join(KINDS)}")
     options = parser.parse_args()
-    return 0 if asyncio.run(prove(options.minutes, options.seeds, options.speed)) else 1
+    kinds = options.only.split(",")
+    if unknown := set(kinds) - set(KINDS):
+        parser.error(f"--only {', '.join(sorted(unknown))}: there is {', '.join(KINDS)}")
+    wanted = plans(kinds, options.minutes, options.seeds, options.speed)
+    return 0 if asyncio.run(prove(wanted, options.jobs)) else 1
 
 
 if __name__ == "__main__":
