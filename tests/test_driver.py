@@ -1,5 +1,6 @@
 """The driver of Google's API, legs and all, against a scripted server of it: what goes up, what comes back."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -149,7 +150,11 @@ async def test_long_silence_is_settled_by_a_change_of_leg(upstream: ScriptedUpst
     upstream.script = hears_nothing
     async with run_gateway(upstream=f"grpc://{upstream.address}", leg_quiet_seconds=1) as gateway:
         async with Client.connect(gateway) as client:
-            await client.say(START, *[SECOND] * 3)
+            await client.say(START, *[SECOND] * 4)
+            first = await upstream.called(1)
+            while len(first.audio) < 4 * BYTES_PER_SECOND:
+                await asyncio.sleep(0.005)
+            await client.say(SECOND)
             while (await client.hear("ack"))["final"] < 2 * BYTES_PER_SECOND:
                 pass
 

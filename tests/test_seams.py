@@ -133,8 +133,8 @@ async def test_a_change_of_leg_after_a_final_hands_the_rest_to_the_next(upstream
     ) as gateway:
         async with Client.connect(gateway) as client:
             await client.say(START)
-            for i in range(0, len(audio), 6000):
-                await client.say(audio[i : i + 6000])
+            for i in range(0, len(audio), 6400):  # two chunks, with one final in them and some audio after it
+                await client.say(audio[i : i + 6400])
                 await client.hear("final")
             await client.say({"type": "stop"})
             messages = await client.hear_all()
