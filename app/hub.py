@@ -9,7 +9,7 @@ from typing import Self
 from app.core.errors import SessionError
 from app.core.protocol import Resume, SessionConfig, Start, error_message, parse, serialize
 from app.core.session import Session, Timers
-from app.relay import Disconnected, Recognize, Relay, Socket, clip
+from app.relay import Disconnected, Meter, Recognize, Relay, Socket, clip
 
 log = logging.getLogger(__name__)
 
@@ -33,8 +33,9 @@ class HubLimits:
 class Hub:
     """An async context manager: inside it sessions are served, at its end every one of them is closed 1012."""
 
-    def __init__(self, recognize: Recognize, limits: HubLimits) -> None:
+    def __init__(self, recognize: Recognize, limits: HubLimits, meter: Meter) -> None:
         self._recognize = recognize
+        self._meter = meter
         self._limits = limits
         self._relays: dict[str, Relay] = {}
         self._sockets = 0
@@ -103,6 +104,7 @@ class Hub:
             return
         session = relay.session
         self._relays[session.id] = relay
+        self._meter.opened()
         log.info("session %s opened: %s", session.id, _describe(session.config))
         try:
             await relay.run()
@@ -110,14 +112,16 @@ class Hub:
             del self._relays[session.id]
             if not self._relays:
                 self._empty.set()
+            self._meter.closed(session)
             log.info(
-                "session %s closed: %s, %.1f s, %d bytes, %d finals, %d legs, billed %.1f s",
+                "session %s closed: %s, %.1f s, %d bytes, %d finals, %d legs, replayed %.1f s, billed %.1f s",
                 session.id,
-                session.error.code if session.error else session.phase.name.lower(),
+                session.how_it_ended,
                 session.format.ms(session.received) / 1000,
                 session.received,
                 session.finals,
                 session.legs,
+                session.replayed_ms / 1000,
                 session.billed_ms / 1000,
             )
 
@@ -148,7 +152,7 @@ class Hub:
             window_seconds=limits.window,
             now=asyncio.get_running_loop().time(),
         )
-        relay = Relay(session, socket, self._recognize, send_seconds=limits.send)
+        relay = Relay(session, socket, self._recognize, meter=self._meter, send_seconds=limits.send)
         session.started(resume_token=secrets.token_urlsafe(32), resume_window_ms=0)
         return relay
 

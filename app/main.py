@@ -22,6 +22,7 @@ from app.core.session import Session
 from app.embedded import EmbeddedEmulator
 from app.emulator.models import ModelMissing, require_packages, sample_recording
 from app.hub import Hub, HubLimits
+from app.metrics import Metrics
 from app.relay import Recognize, Recognizer
 from app.settings import Settings, SettingsError
 from app.speech import languages
@@ -45,6 +46,7 @@ def create_app(settings: Settings) -> FastAPI:
     dialect = _dialect(settings, access)
     codes = _language_codes(settings)
     gate_for = _gates(settings)
+    metrics = Metrics()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -58,12 +60,8 @@ def create_app(settings: Settings) -> FastAPI:
             await pool.answers(READY_SECONDS)
             breaker = Breaker(BREAKER_FAILURES, BREAKER_SECONDS)
             app.state.upstream_trouble = lambda: _upstream_trouble(pool, breaker)
-            app.state.hub = await stack.enter_async_context(
-                Hub(
-                    _recognize(settings, dialect, pool, breaker=breaker, codes=codes, gate_for=gate_for),
-                    _hub_limits(settings),
-                )
-            )
+            recognize = _recognize(settings, dialect, pool, breaker=breaker, codes=codes, gate_for=gate_for)
+            app.state.hub = await stack.enter_async_context(Hub(recognize, _hub_limits(settings), metrics))
             yield
 
     app = FastAPI(title="Captions gateway", description=description or "", version="0.1.0", lifespan=lifespan)
@@ -72,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.add_exception_handler(HTTPException, http.on_http_error)
     recording = sample_recording()
     app.state.sample_recording = recording.read_bytes() if recording else None
+    app.state.metrics_page = metrics.page
     app.state.page_files = http.load_page()
     app.state.public_config = _public_config(settings, dialect, codes, has_sample=recording is not None)
     return app

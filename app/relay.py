@@ -62,12 +62,26 @@ class Recognizer(Protocol):
         """Ends at once and releases everything."""
 
 
+class Meter(Protocol):
+    """Counts what all sessions do."""
+
+    def opened(self) -> None: ...
+
+    def hear(self, event: Event) -> None:
+        """A recognizer says so."""
+
+    def closed(self, session: Session) -> None: ...
+
+
 Recognize = Callable[[Session, Callable[[Event], None]], Recognizer]
 
 
 class Relay:
-    def __init__(self, session: Session, socket: Socket, recognize: Recognize, *, send_seconds: float) -> None:
+    def __init__(
+        self, session: Session, socket: Socket, recognize: Recognize, *, meter: Meter, send_seconds: float
+    ) -> None:
         self.session = session
+        self._meter = meter
         self._socket = socket
         self._recognizer = recognize(session, self._hear)
         self._send_seconds = send_seconds
@@ -125,6 +139,7 @@ class Relay:
             self.fail(SessionError("internal", "the gateway failed: its log has the reason"))
 
     def _hear(self, event: Event) -> None:
+        self._meter.hear(event)
         self.session.receive(event)
         self._finish_if_closing()
         self._wake.set()

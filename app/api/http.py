@@ -24,6 +24,7 @@ PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 
+METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 UpstreamTrouble = Callable[[], Awaitable[str | None]]
 router = APIRouter()
 
@@ -99,6 +100,13 @@ async def config(request: Request) -> PublicConfig:
     """The effective public settings."""
     public: PublicConfig = request.app.state.public_config
     return public
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {METRICS_TYPE: {}}}})
+async def metrics(request: Request) -> Response:
+    """Counters and gauges in Prometheus' text format."""
+    page: Callable[[], bytes] = request.app.state.metrics_page
+    return Response(page(), media_type=METRICS_TYPE)
 
 
 @router.get("/sample.wav", responses={404: {"description": "The emulator's packages are not installed"}})

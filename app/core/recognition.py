@@ -47,6 +47,10 @@ class LegEnded:
     """One upstream stream has said its last word and named its price."""
 
     billed_ms: int
+    replayed_ms: int = 0
+    """Audio of it that an earlier stream was sent already."""
+    code: str = "OK"
+    """The gRPC status that it ended with; CANCELLED where we left it."""
 
 
 @dataclass(frozen=True, slots=True)

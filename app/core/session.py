@@ -5,7 +5,7 @@ the place of one socket in the session: a cursor into the history and the replie
 its links. No clock and no I/O: time comes as an argument, in seconds of any monotonic clock.
 """
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from enum import Enum, auto
 
@@ -121,9 +121,11 @@ class Session:
         self.settled = 0
         """Bytes that the client may forget."""
         self.finals = 0
-        self.gap_bytes = 0
+        self.gaps: Counter[str] = Counter()
+        """Bytes that nobody heard, by reason."""
         self.legs = 0
         self.billed_ms = 0
+        self.replayed_ms = 0
         self.error: SessionError | None = None
         self.link = Link()
         self._timers = timers
@@ -134,6 +136,17 @@ class Session:
         self._finalize_marks: deque[tuple[int, Finalize]] = deque()
         self._interims: dict[int, Interim] = {}
         """The newest interim of each channel that was not sent yet."""
+
+    @property
+    def gap_bytes(self) -> int:
+        return self.gaps.total()
+
+    @property
+    def how_it_ended(self) -> str:
+        """In one word: an error's code, `stopped`, or `left`, which the client did."""
+        if self.error is not None:
+            return self.error.code
+        return "stopped" if self.phase is Phase.ENDED else "left"
 
     @property
     def ended(self) -> bool:
@@ -216,6 +229,10 @@ class Session:
     # What the recognizer says -----------------------------------------------------------------
 
     def receive(self, event: Event) -> None:
+        if isinstance(event, LegEnded):
+            self.legs += 1
+            self.billed_ms += event.billed_ms
+            self.replayed_ms += event.replayed_ms
         if self.ended:
             return  # nothing may follow `error`, or `stopped`
         match event:
@@ -232,9 +249,6 @@ class Session:
                 self.link.say(WarningMessage("upstream_retrying", reason, in_ms))
             case Lost(start, end):
                 self._append_gap(start, end, "upstream")
-            case LegEnded(billed_ms):
-                self.legs += 1
-                self.billed_ms += billed_ms
             case Finished():
                 self._end()
             case ActivityTimeout():
@@ -280,7 +294,7 @@ class Session:
             self._append_finalized(*self._finalize_marks.popleft())
 
     def _append_gap(self, start: int, end: int, reason: str) -> None:
-        self.gap_bytes += end - start
+        self.gaps[reason] += end - start
         self.history.append(lambda event: GapEvent(event, self.format.ms(start), self.format.ms(end), reason))
 
     def _append_finalized(self, offset: int, message: Finalize) -> None:

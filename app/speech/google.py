@@ -103,8 +103,8 @@ class GoogleRecognizer:
 
     async def close(self) -> None:
         """Ends every call at once. Nothing is heard afterwards."""
-        self._listen = _ignore
         await self._legs.close()
+        self._listen = _ignore
 
     def tick(self, now: float) -> None:
         """At least every second: parks a leg that gets no audio, gives up one that does not answer."""

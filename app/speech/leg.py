@@ -31,6 +31,7 @@ class Leg:
         stretch: Stretch,
         *,
         start: int,
+        replays_until: int,
         now: float,
         config: SessionConfig,
         dialect: Dialect,
@@ -42,9 +43,12 @@ class Leg:
         queue_chunks: int,
         hold: bool,
     ) -> None:
-        """`kept(at)`: the chunk of the stretch at byte `at`, or nothing where no more has come. `backlog_bytes`: how
-        much is kept already. `progress` is called after every chunk that was sent."""
+        """`replays_until`: the byte up to which an earlier leg was sent the audio. `kept(at)`: the chunk of the stretch
+        at byte `at`, or nothing where no more has come. `backlog_bytes`: how much is kept already. `progress` is called
+        after every chunk that was sent."""
         self.stretch = stretch
+        self.start = start
+        self.replays_until = replays_until
         self.sent = start
         """How far audio was handed to gRPC, as a byte of the session."""
         self.reader = reader

@@ -76,6 +76,8 @@ class Legs:
         self._changes = Changes(limits, self._format.encoding)
         self._retry = Retry(breaker, listen, self._open_missing)
         self._audio_at = 0.0
+        self._sent = 0
+        """How far audio went upstream, on whatever leg."""
         self.deaf = False
         """The upstream hears no more: audio is dropped."""
         self._finished_at: float | None = None
@@ -160,13 +162,14 @@ class Legs:
 
     async def close(self) -> None:
         """Ends every call at once. Nothing is heard afterwards."""
-        self._listen = _ignore
+        listen, self._listen = self._listen, _ignore
         await self._retry.close()
         legs = [*self._legs.values(), *self._retired]
         self._legs.clear()
         self._retired.clear()
         for leg in legs:
             await leg.close()
+            listen(self._bill(leg))
 
     @property
     def _newest(self) -> Leg | None:
@@ -286,7 +289,7 @@ class Legs:
         for response in leg.backlog:
             leg.reader.read_bill(response)
         if leg.ended:
-            self._listen(LegEnded(leg.reader.billed_ms))
+            self._listen(self._bill(leg))
         else:
             self._retired.add(leg)
             leg.half_close(self._clock())
@@ -295,9 +298,11 @@ class Legs:
 
     def _open(self, stretch: Stretch, now: float) -> None:
         start = self._handover.restart(stretch)
+        self._sent = max([self._sent, *(leg.sent for leg in [*self._legs.values(), *self._retired])])
         leg = Leg(
             stretch,
             start=start,
+            replays_until=self._sent,
             now=now,
             config=self._activity.config_for(start),
             dialect=self._dialect,
@@ -316,6 +321,12 @@ class Legs:
         if stretch.end is not None:
             leg.half_close(now)
 
+    def _bill(self, leg: Leg) -> LegEnded:
+        self._sent = max(self._sent, leg.sent)
+        replayed = max(0, min(leg.sent, leg.replays_until) - leg.start)
+        code = explain(leg.error).code.name if leg.ended else "CANCELLED"
+        return LegEnded(leg.reader.billed_ms, self._format.ms(replayed), code)
+
     def _open_missing(self) -> None:
         """A leg for every stretch that waits for one."""
         for stretch in list(self._handover.stretches):
@@ -326,7 +337,7 @@ class Legs:
         """A leg's call is over. Its books are closed when its stretch is the oldest, so in order."""
         if leg in self._retired:
             self._retired.discard(leg)
-            self._listen(LegEnded(leg.reader.billed_ms))
+            self._listen(self._bill(leg))
             self._finish_if_done()
         elif leg is self._parked and leg.error is not None:
             self.cut(self._clock())
@@ -342,7 +353,7 @@ class Legs:
         if not leg.is_complete and leg.stretch.guessed and self._take_back(leg):
             return  # nothing proves that nobody spoke there
         del self._legs[leg.stretch]
-        self._listen(LegEnded(leg.reader.billed_ms))
+        self._listen(self._bill(leg))
         if leg.is_complete:
             self._handover.complete(leg.stretch)
             self._say_settled()

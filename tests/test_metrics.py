@@ -1,0 +1,92 @@
+"""What /metrics counts, seen from outside; and its table in the docs."""
+
+import re
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+from prometheus_client.parser import text_string_to_metric_families
+
+from app.metrics import Metrics, table
+from tests.gateway import START, Client, Gateway, run_gateway, transcribe
+from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream
+
+SECOND = b"\1\2" * (BYTES_PER_SECOND // 2)
+ROOT = Path(__file__).parent.parent
+
+
+async def counted(gateway: Gateway) -> dict[str, float]:
+    """Every sample that is not 0, as `name{label}`."""
+    answer = await gateway.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    samples = [sample for family in text_string_to_metric_families(answer.text) for sample in family.samples]
+    return {
+        sample.name + "".join(f"{{{value}}}" for value in sample.labels.values()): sample.value
+        for sample in samples
+        if sample.value and not sample.name.endswith("_created")
+    }
+
+
+async def test_a_session_is_counted_when_it_is_over(gateway: Gateway) -> None:
+    await transcribe(gateway, SECOND, {"type": "gap", "bytes": 64_000, "reason": "muted"}, SECOND)
+    assert await counted(gateway) == {
+        "gateway_sessions_total{stopped}": 1,
+        "gateway_audio_seconds_total": 2,
+        "gateway_gap_seconds_total{muted}": 2,
+        "gateway_finals_total": 2,
+        "gateway_legs_total{OK}": 2,
+        "gateway_billed_seconds_total": 2,
+    }
+
+
+async def test_audio_that_is_heard_again_after_a_failure_is_counted(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    """Of 1.5 s the first stream made none final: the second one hears them again, and half a second more."""
+
+    async def fails_once(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            if call is upstream.calls[0] and len(call.audio) == 48_000:
+                await call.context.abort(grpc.StatusCode.ABORTED, "told to fail")
+        yield call.final("all", len(call.audio))
+        yield call.billed(2)
+
+    upstream.script = fails_once
+    async with Client.connect(gateway) as client:
+        await client.say(START, SECOND, SECOND[:16_000])
+        await upstream.called(2)
+        await client.say(SECOND[:16_000], {"type": "stop"})
+        await client.hear_all()
+    seen = await counted(gateway)
+    assert seen["gateway_legs_total{ABORTED}"] == seen["gateway_legs_total{OK}"] == 1
+    assert seen["gateway_replayed_seconds_total"] == 1.5
+    assert seen["gateway_billed_seconds_total"] == 2
+
+
+async def test_a_stream_that_is_cut_off_with_its_session_is_counted(
+    gateway: Gateway, upstream: ScriptedUpstream
+) -> None:
+    async with Client.connect(gateway) as client:
+        await client.say(START, SECOND)
+        await client.hear("final")
+        assert (await counted(gateway))["gateway_open_sessions"] == 1
+    await gateway.until_no_session()
+    seen = await counted(gateway)
+    assert seen["gateway_sessions_total{left}"] == seen["gateway_legs_total{CANCELLED}"] == 1
+    assert "gateway_open_sessions" not in seen
+
+
+async def test_a_failed_session_is_counted_by_its_error(upstream: ScriptedUpstream) -> None:
+    async with run_gateway(upstream=f"grpc://{upstream.address}") as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, {"type": "nonsense"})
+            error = (await client.hear_all())[-1]
+        await gateway.until_no_session()
+        assert (await counted(gateway))[f"gateway_sessions_total{{{error['code']}}}"] == 1
+
+
+def test_the_table_in_the_docs_is_what_is_counted() -> None:
+    page = (ROOT / "docs" / "operations.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \| (.+?) \|$", page, re.MULTILINE)
+    assert rows == table(Metrics().registry)
