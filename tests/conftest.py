@@ -1,11 +1,18 @@
-"""Fixtures: the scripted upstream with a gateway in front of it, per test."""
+"""Tests run on uvloop, as the gateway does. Fixtures: the scripted upstream with a gateway in front of it, per test."""
 
-from collections.abc import AsyncIterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import pytest
+import uvloop
 
 from tests.gateway import Gateway, run_gateway
 from tests.upstream import ScriptedUpstream
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
+    """The loop that the gateway runs on."""
+    return {"uvloop": uvloop.new_event_loop}
 
 
 @pytest.fixture

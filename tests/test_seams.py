@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from app.speech.errors import BY_TEXT, MEANING
-from tests.gateway import START, Client, Gateway, run_gateway
+from tests.gateway import START, Client, Gateway, run_gateway, transcribe
 from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream
 
 TENTH = BYTES_PER_SECOND // 10
@@ -389,6 +389,19 @@ async def test_a_stream_that_may_be_dead_is_followed_by_another_before_an_uttera
             messages = await client.hear_all()
     check(messages, audio)
     assert messages[-1]["upstream_streams"] == 2
+
+
+async def test_a_final_that_is_said_twice_counts_once(gateway: Gateway, upstream: ScriptedUpstream) -> None:
+    async def repeats(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            pass
+        yield call.final("once", 3200)
+        yield call.final("once", 3200)
+        yield call.final("once", 6400)
+
+    upstream.script = repeats
+    messages = await transcribe(gateway, sound(6400))
+    assert [(m["text"], m["end_ms"]) for m in messages if m["type"] == "final"] == [("once", 100), ("once", 200)]
 
 
 async def test_pauses_between_words_are_found_in_every_encoding() -> None:

@@ -37,6 +37,8 @@ class ResponseReader:
         self._start = start
         self._start_ms = audio.ms(start)
         self._finals_end = finals_end
+        self._last: dict[int, tuple[int, str]] = {}
+        """Per channel, end and text of this leg's last final."""
         self._speech_at = start
         self.billed_ms = 0
         self.heard_beyond = False
@@ -101,7 +103,16 @@ class ResponseReader:
         elif kind == _TIMEOUT:
             yield ActivityTimeout()
 
+    def _is_repeated(self, result: Any) -> bool:
+        """The same final once more."""
+        text = result.alternatives[0].transcript if result.alternatives else ""
+        said = (self._at(getattr(result, self._names.result_end)), text)
+        before, self._last[result.channel_tag] = self._last.get(result.channel_tag), said
+        return said == before
+
     def _read_final(self, result: Any, heard_until: int) -> Iterator[Event]:
+        if self._is_repeated(result):
+            return
         channel = result.channel_tag
         begin, end = self._span(result, heard_until)
         words = self._words(result, self._format.ms(self._after(channel)))
