@@ -302,6 +302,7 @@ class Session:
 
     def _end(self) -> None:
         self.phase = Phase.ENDED
+        self._interims.clear()  # nothing may follow `stopped`
         self.history.append(
             lambda event: Stopped(
                 event=event,

@@ -25,8 +25,8 @@ class Activity:
         """As told by the newest leg."""
         self._heard = False
         """Anybody ever spoke."""
-        self._awaited = False
-        """Somebody spoke, and the final of it has not come."""
+        self.awaited = False
+        """Somebody spoke, as was told, and the final of it has not come."""
         self._spoken_ms = 0
         """Where the words begin that are awaited."""
         self._silent_since_ms: int | None = None
@@ -36,14 +36,14 @@ class Activity:
         match event:
             case SpeechActivity(active, at_ms):
                 self._heard = True
-                if active and not self._awaited:
+                if active and not self.awaited:
                     self._await(at_ms)
                 self._silent_since_ms = None if active else at_ms
                 self.speaking = active and newest
             case Result(is_final=is_final):
                 if is_final:
-                    self._awaited = False
-                elif not self._awaited:
+                    self.awaited = False
+                elif not self.awaited:
                     self._await(event.start_ms)
                 self.speaking = not is_final and newest
 
@@ -56,14 +56,14 @@ class Activity:
         if self.speaking:
             return False
         since = self._silent_since_ms
-        return not self._awaited or (since is not None and self._format.ms(at) - since >= AWAITED_MS)
+        return not self.awaited or (since is not None and self._format.ms(at) - since >= AWAITED_MS)
 
     def unanswered(self, at: int) -> int:
         """Bytes of audio before byte `at` in which words were spoken that are awaited, as far as was told."""
         return 0 if self.is_quiet(at) else max(0, at - self._format.offset(self._spoken_ms))
 
     def _await(self, since_ms: int) -> None:
-        self._awaited = True
+        self.awaited = True
         self._spoken_ms = since_ms
 
     def config_for(self, start: int) -> SessionConfig:

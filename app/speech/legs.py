@@ -76,6 +76,8 @@ class Legs:
         self._changes = Changes(limits, self._format.encoding)
         self._retry = Retry(breaker, listen, self._open_missing)
         self._audio_at = 0.0
+        self._heard_again = -1
+        """Where the audio began that ended in speech without a final."""
         self._sent = 0
         """How far audio went upstream, on whatever leg."""
         self.deaf = False
@@ -350,11 +352,12 @@ class Legs:
             self._close_books(leg)
 
     def _close_books(self, leg: Leg) -> None:
-        if not leg.is_complete and leg.stretch.guessed and self._take_back(leg):
+        complete = leg.is_complete and not self._left_words_out()
+        if not complete and leg.stretch.guessed and self._take_back(leg):
             return  # nothing proves that nobody spoke there
         del self._legs[leg.stretch]
         self._listen(self._bill(leg))
-        if leg.is_complete:
+        if complete:
             self._handover.complete(leg.stretch)
             self._say_settled()
             self._hear_next()
@@ -366,6 +369,15 @@ class Legs:
             self._listen(ActivityTimeout())
         else:
             self._go_on_after(leg)
+
+    def _left_words_out(self) -> bool:
+        """A leg that ends well has said all that it heard. One that told of speech and gave no final of it was ended
+        unasked, at the very moment when its audio was over. Or it was noise: that is heard twice, not three times."""
+        asked_for = self._config.voice_activity_timeout is not None  # then such an end is no accident
+        if asked_for or not self._activity.awaited or self._heard_again == self._handover.settled:
+            return False
+        self._heard_again = self._handover.settled
+        return True
 
     def _go_on_after(self, leg: Leg) -> None:
         ending = explain(leg.error)
