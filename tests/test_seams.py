@@ -182,15 +182,15 @@ async def test_an_utterance_that_is_too_long_is_made_final_piece_by_piece(upstre
         yield call.final(name(call.audio), len(call.audio))
 
     upstream.script = speaks
-    audio = sound(120_000)
+    audio = sound(9 * 12_800)
     async with run_gateway(
         upstream=f"grpc://{upstream.address}", max_utterance_seconds=1, leg_quiet_seconds=1
     ) as gateway:
         async with Client.connect(gateway) as client:
             await client.say(START)
-            for i in range(0, len(audio), 12_000):
-                await client.say(audio[i : i + 12_000])
-                await client.hear("interim")
+            for end in range(12_800, len(audio) + 1, 12_800):
+                await client.say(audio[end - 12_800 : end])
+                await until(lambda end=end: sum(len(call.audio) for call in upstream.calls) == end)  # type: ignore[misc]
             await client.say({"type": "stop"})
             messages = await client.hear_all()
     check(messages, audio)
