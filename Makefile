@@ -1,4 +1,4 @@
-# Seven words. `make run` and `make test` need only Debian 12's python3, python3-venv and make.
+# Eight words. `make run` and `make test` need only Debian 12's python3, python3-venv and make.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --python .venv
@@ -6,7 +6,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-in
 	--no-annotate --no-header --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := run
-.PHONY: run demo test check bench lock clean
+.PHONY: run demo test check bench prove lock clean
 
 run: .venv/emulator        ## the gateway with the embedded emulator on http://127.0.0.1:8000
 	$(BIN)/transcribe serve
@@ -24,6 +24,10 @@ check: .venv/dev           ## format, lint, strict types
 
 bench: .venv/dev           ## what is measured: see bench/README.md
 	$(BIN)/python -m bench
+
+prove: .venv/dev           ## that no word is lost upstream and none stands twice: 42 runs, over an hour
+	$(BIN)/python -m bench.prove --only legs,down,faults --speed 2 --jobs 4
+	$(BIN)/python -m bench.prove --only both --speed 1 --jobs 6
 
 lock: .venv/dev            ## renew the pinned versions and hashes in requirements/
 	$(LOCK) --upgrade --extra dev --extra microphone -o requirements/dev.txt
