@@ -60,15 +60,16 @@ def plans(kinds: list[str], minutes: float, seeds: list[int], speed: float) -> l
 async def prove(wanted: list[Plan], jobs: int) -> bool:
     """Prints the table; whether everything that must hold did."""
     first = wanted[0]
-    base = await transcribe_elsewhere(Plan("uninterrupted", first.minutes, first.speed))
-    table = Table(title=f"{first.minutes:g} minutes of speech, {len(base.words)} words, {first.speed:g}x real time")
-    for column in ("run", "streams", "deleted", "inserted", "substituted", "gaps"):
-        table.add_column(column, justify="left" if column == "run" else "right")
     turn = asyncio.Semaphore(jobs)
 
-    async def compare(plan: Plan) -> tuple[Run, Edits, bool]:
+    async def transcribe(plan: Plan) -> Run:
         async with turn:
-            run = await transcribe_elsewhere(plan)
+            return await transcribe_elsewhere(plan)
+
+    uninterrupted = asyncio.create_task(transcribe(Plan("uninterrupted", first.minutes, first.speed)))
+
+    async def compare(plan: Plan) -> tuple[Run, Edits, bool]:
+        run, base = await transcribe(plan), await uninterrupted
         edits = Edits.between(base.words, run.words)
         wrong = run.wrong()
         few = edits.substituted <= MAX_SUBSTITUTED * len(base.words)
@@ -77,6 +78,10 @@ async def prove(wanted: list[Plan], jobs: int) -> bool:
         return run, edits, good
 
     results = await asyncio.gather(*[compare(plan) for plan in wanted])
+    words = len((await uninterrupted).words)
+    table = Table(title=f"{first.minutes:g} minutes of speech, {words} words, {first.speed:g}x real time")
+    for column in ("run", "streams", "deleted", "inserted", "substituted", "gaps"):
+        table.add_column(column, justify="left" if column == "run" else "right")
     for run, edits, _ in results:
         counts = (run.streams, edits.deleted, edits.inserted, edits.substituted, run.gaps)
         table.add_row(run.name, *map(str, counts))
