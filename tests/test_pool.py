@@ -99,6 +99,22 @@ async def test_who_leaves_the_line_leaks_no_place(upstream: ScriptedUpstream) ->
         assert pool.legs == 0
 
 
+async def test_a_place_that_is_freed_as_somebody_leaves_goes_to_the_next_in_line(upstream: ScriptedUpstream) -> None:
+    """Many sessions end at once: who was first in line is gone, but has not run yet to say so."""
+    async with a_pool(upstream, streams_per_channel=1, max_channels=1) as pool:
+        lease = await pool.acquire(running=False)
+        leaver = asyncio.create_task(pool.acquire(running=False))
+        stayer = asyncio.create_task(pool.acquire(running=False))
+        await asyncio.sleep(0)
+        leaver.cancel()
+        lease.release()
+        (await stayer).release()
+        with pytest.raises(asyncio.CancelledError):
+            await leaver
+        assert pool.legs == 0
+        (await pool.acquire(running=False)).release()
+
+
 async def test_a_session_waits_for_its_stream_in_sight_and_is_then_refused_by_name(
     upstream: ScriptedUpstream,
 ) -> None:

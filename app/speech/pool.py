@@ -86,9 +86,11 @@ class _Line:
     def call_next(self) -> bool:
         """Whether there was anybody to call."""
         for line in (self.running, self.first):
-            if line:
-                line.popleft().set_result(None)
-                return True
+            while line:
+                turn = line.popleft()
+                if not turn.cancelled():  # else who waited is leaving, and has not run yet to say so
+                    turn.set_result(None)
+                    return True
         return False
 
 
@@ -147,13 +149,13 @@ class Pool:
                 await turn
         except TimeoutError:
             if turn.cancelled():
-                line.remove(turn)
+                _leave(line, turn)
                 raise NoPlace(
                     f"all {self.places} streams to the upstream are taken, and none ended in {self._limits.wait:g} s"
                 ) from None
         except asyncio.CancelledError:
             if turn.cancelled():
-                line.remove(turn)
+                _leave(line, turn)
             else:  # called in the same moment: the next one's turn
                 self._called -= 1
                 self._call_next()
@@ -220,3 +222,9 @@ class Pool:
             await member.channel.close()
         self._members.clear()
         await asyncio.gather(*self._closing)
+
+
+def _leave(line: deque[asyncio.Future[None]], turn: asyncio.Future[None]) -> None:
+    """Passed over by a call in the same moment, it is in line no more."""
+    if turn in line:
+        line.remove(turn)
