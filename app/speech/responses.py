@@ -37,8 +37,10 @@ class ResponseReader:
         self._start = start
         self._start_ms = audio.ms(start)
         self._finals_end = finals_end
-        self._last: dict[int, tuple[int, str]] = {}
-        """Per channel, end and text of this leg's last final."""
+        self._told_before = dict(finals_end)
+        """Per channel, the byte up to which the legs before have told all: one channel may be ahead of another."""
+        self._told: set[tuple[int, int, str]] = set()
+        """Channel, end and text of each final of this leg."""
         self._speech_at = start
         self.billed_ms = 0
         self.heard_beyond = False
@@ -52,12 +54,14 @@ class ResponseReader:
             yield from self._read_activity(pb)
         interims: dict[int, list[Any]] = {}
         for result in pb.results:
+            if self._is_told(result):
+                continue
             if result.is_final and self._owns(result, owned_until):
                 yield from self._read_final(result, heard_until)
             elif result.is_final:
                 self.heard_beyond = True
             elif result.alternatives and self._owns(result, owned_until):
-                interims.setdefault(result.channel_tag, []).append(result)
+                interims.setdefault(_channel(result), []).append(result)
         for pieces in interims.values():
             yield self._read_interim(pieces, heard_until)
         if self._names.result_end == "result_end_time" and pb.HasField("error"):
@@ -103,17 +107,18 @@ class ResponseReader:
         elif kind == _TIMEOUT:
             yield ActivityTimeout()
 
-    def _is_repeated(self, result: Any) -> bool:
-        """The same final once more."""
+    def _said(self, result: Any) -> tuple[int, int, str]:
         text = result.alternatives[0].transcript if result.alternatives else ""
-        said = (self._at(getattr(result, self._names.result_end)), text)
-        before, self._last[result.channel_tag] = self._last.get(result.channel_tag), said
-        return said == before
+        return _channel(result), self._at(getattr(result, self._names.result_end)), text
+
+    def _is_told(self, result: Any) -> bool:
+        """A final of this leg once more, or what its channel has said to the leg before, being ahead of the others."""
+        said = channel, end, _ = self._said(result)
+        return end > self._start and (said in self._told or end <= self._told_before.get(channel, 0))
 
     def _read_final(self, result: Any, heard_until: int) -> Iterator[Event]:
-        if self._is_repeated(result):
-            return
-        channel = result.channel_tag
+        self._told.add(self._said(result))
+        channel = _channel(result)
         begin, end = self._span(result, heard_until)
         words = self._words(result, self._format.ms(self._after(channel)))
         begin_ms, end_ms = self._format.ms(begin), self._format.ms(end)
@@ -129,11 +134,11 @@ class ResponseReader:
             end_ms=end_ms,
             is_final=True,
             language_code=result.language_code,
-            channel=channel or 1,
+            channel=channel,
             alternatives=alternatives,
             words=words,
         )
-        yield Settled(min(self._finals_end.values()))
+        yield Settled(min(self._after(every) for every in range(1, self._format.channels + 1)))
 
     def _read_interim(self, pieces: list[Any], heard_until: int) -> Result:
         """Several interims in one response are consecutive pieces: a stable head and an unstable tail."""
@@ -144,13 +149,13 @@ class ResponseReader:
             end_ms=self._format.ms(end),
             is_final=False,
             language_code=pieces[0].language_code,
-            channel=pieces[0].channel_tag or 1,
+            channel=_channel(pieces[0]),
             stability=round(pieces[0].stability, 4),
         )
 
     def _span(self, result: Any, heard_until: int) -> tuple[int, int]:
         """From the end of the final before, or from where speech began after it, to the result's end. In bytes."""
-        after = self._after(result.channel_tag)
+        after = self._after(_channel(result))
         end = max(after, min(self._at(getattr(result, self._names.result_end)), heard_until))
         return max(after, min(self._speech_at, end)), end
 
@@ -170,6 +175,11 @@ class ResponseReader:
             confidence=round(word.confidence, 4) if self._config.enable_word_confidence else UNSET,
             speaker=speaker or UNSET,
         )
+
+
+def _channel(result: Any) -> int:
+    """Google numbers channels from 1; where there is one, it may leave the number out."""
+    return int(result.channel_tag) or 1
 
 
 def _ms(duration: Any) -> int:
