@@ -1,5 +1,6 @@
 """What /metrics counts, seen from outside; and its table in the docs."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -75,6 +76,23 @@ async def test_a_stream_that_is_cut_off_with_its_session_is_counted(
     seen = await counted(gateway)
     assert seen["gateway_sessions_total{left}"] == seen["gateway_legs_total{CANCELLED}"] == 1
     assert "gateway_open_sessions" not in seen
+
+
+async def test_a_session_that_waited_for_a_place_in_vain_had_no_stream(upstream: ScriptedUpstream) -> None:
+    async with (
+        run_gateway(upstream=f"grpc://{upstream.address}", streams_per_channel=1, max_channels=1) as gateway,
+        Client.connect(gateway) as first,
+    ):
+        await first.say(START, SECOND)
+        await first.hear("final")
+        async with Client.connect(gateway) as second:
+            await second.say(START, SECOND)
+            await second.hear("warning")
+        while gateway.hub.sessions > 1:
+            await asyncio.sleep(0.005)
+        seen = await counted(gateway)
+    assert seen["gateway_sessions_total{left}"] == 1
+    assert not [name for name in seen if name.startswith("gateway_legs_total")]
 
 
 async def test_a_failed_session_is_counted_by_its_error(upstream: ScriptedUpstream) -> None:

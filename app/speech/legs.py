@@ -171,7 +171,7 @@ class Legs:
         self._retired.clear()
         for leg in legs:
             await leg.close()
-            listen(self._bill(leg))
+            self._tell_bill(leg, listen)
 
     @property
     def _newest(self) -> Leg | None:
@@ -291,7 +291,7 @@ class Legs:
         for response in leg.backlog:
             leg.reader.read_bill(response)
         if leg.ended:
-            self._listen(self._bill(leg))
+            self._tell_bill(leg, self._listen)
         else:
             self._retired.add(leg)
             leg.half_close(self._clock())
@@ -323,11 +323,13 @@ class Legs:
         if stretch.end is not None:
             leg.half_close(now)
 
-    def _bill(self, leg: Leg) -> LegEnded:
+    def _tell_bill(self, leg: Leg, listen: Callable[[Event], None]) -> None:
+        if not leg.has_place:
+            return  # it was never a stream of the upstream's
         self._sent = max(self._sent, leg.sent)
         replayed = max(0, min(leg.sent, leg.replays_until) - leg.start)
         code = explain(leg.error).code.name if leg.ended else "CANCELLED"
-        return LegEnded(leg.reader.billed_ms, self._format.ms(replayed), code)
+        listen(LegEnded(leg.reader.billed_ms, self._format.ms(replayed), code))
 
     def _open_missing(self) -> None:
         """A leg for every stretch that waits for one."""
@@ -339,7 +341,7 @@ class Legs:
         """A leg's call is over. Its books are closed when its stretch is the oldest, so in order."""
         if leg in self._retired:
             self._retired.discard(leg)
-            self._listen(self._bill(leg))
+            self._tell_bill(leg, self._listen)
             self._finish_if_done()
         elif leg is self._parked and leg.error is not None:
             self.cut(self._clock())
@@ -356,7 +358,7 @@ class Legs:
         if not complete and leg.stretch.guessed and self._take_back(leg):
             return  # nothing proves that nobody spoke there
         del self._legs[leg.stretch]
-        self._listen(self._bill(leg))
+        self._tell_bill(leg, self._listen)
         if complete:
             self._handover.complete(leg.stretch)
             self._say_settled()
