@@ -1,5 +1,6 @@
 """The proof that no word is lost and none stands twice: the same speech uninterrupted, and then with legs of 8 s, with
-the upstream away for a minute, with faults of every kind, and with both; the finals compared word by word.
+the upstream away for a minute, with faults of every kind, and with both; the finals compared word by word. What is in
+no final and in no gap must have been silence to the uninterrupted run, too.
 
 What is heard twice by a recognizer may come out differently where a leg was cut inside an utterance: such a word counts
 as substituted. A word that is missing, or stands twice, is what must not be.
@@ -21,6 +22,8 @@ DOWN_SECONDS = 60.0
 MAX_SUBSTITUTED = 0.01
 """Part of all words."""
 KINDS = ("legs", "down", "faults", "both")
+WIDTH = 110
+COLUMNS = ("run", "streams", "deleted", "inserted", "substituted", "gaps", "in finals", "silence", "wrong")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +40,49 @@ class Edits:
     def between(cls, old: list[str], new: list[str]) -> "Edits":
         found = jiwer.process_words(" ".join(old), " ".join(new))
         changes = [
-            f"{chunk.type}: {' '.join(old[chunk.ref_start_idx : chunk.ref_end_idx])!r} -> "
-            f"{' '.join(new[chunk.hyp_start_idx : chunk.hyp_end_idx])!r}"
+            f"{_around(old, chunk.ref_start_idx, chunk.ref_end_idx)} -> "
+            f"{_around(new, chunk.hyp_start_idx, chunk.hyp_end_idx)}"
             for chunk in found.alignments[0]
             if chunk.type != "equal"
         ]
         return cls(found.deletions, found.insertions, found.substitutions, "; ".join(changes))
+
+
+def _around(words: list[str], start: int, end: int) -> str:
+    """Some words with those before and after them."""
+    return " ".join([*words[max(0, start - 4) : start], f"[{' '.join(words[start:end])}]", *words[end : end + 4]])
+
+
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A run beside the uninterrupted one."""
+
+    run: Run
+    edits: Edits
+    wrong: list[str]
+    """What does not hold in it but words, in words."""
+    few: bool
+    """No more words substituted than may be."""
+
+    @classmethod
+    def to(cls, base: Run, run: Run) -> "Compared":
+        edits = Edits.between(base.words, run.words)
+        wrong = run.wrong() + [f"no final where there were words: {hole}" for hole in run.holes(base)]
+        return cls(run, edits, wrong, edits.substituted <= MAX_SUBSTITUTED * len(base.words))
+
+    @property
+    def good(self) -> bool:
+        return self.few and not (self.edits.deleted or self.edits.inserted or self.run.gaps or self.wrong)
+
+    def row(self) -> list[str]:
+        """A cell for each of `COLUMNS`."""
+        run, edits = self.run, self.edits
+        counts = (run.streams, edits.deleted, edits.inserted, edits.substituted, run.gaps)
+        return [run.name, *map(str, counts), _seconds(run.final_ms), _seconds(run.silence_ms), str(len(self.wrong))]
+
+
+def _seconds(ms: int) -> str:
+    return f"{ms / 1000:.1f} s"
 
 
 def plans(kinds: list[str], minutes: float, seeds: list[int], speed: float) -> list[Plan]:
@@ -68,25 +108,21 @@ async def prove(wanted: list[Plan], jobs: int) -> bool:
 
     uninterrupted = asyncio.create_task(transcribe(Plan("uninterrupted", first.minutes, first.speed)))
 
-    async def compare(plan: Plan) -> tuple[Run, Edits, bool]:
-        run, base = await transcribe(plan), await uninterrupted
-        edits = Edits.between(base.words, run.words)
-        wrong = run.wrong()
-        few = edits.substituted <= MAX_SUBSTITUTED * len(base.words)
-        good = not (edits.deleted or edits.inserted or run.gaps or wrong) and few
-        Console(stderr=True).print(f"{plan.name}: {run.streams} streams, {edits}, {'; '.join(wrong) or 'in order'}")
-        return run, edits, good
+    async def compare(plan: Plan) -> Compared:
+        run = await transcribe(plan)
+        compared = Compared.to(await uninterrupted, run)
+        print("  ".join(compared.row()), compared.edits.shown, *compared.wrong, sep="; ", file=sys.stderr, flush=True)
+        return compared
 
     results = await asyncio.gather(*[compare(plan) for plan in wanted])
-    words = len((await uninterrupted).words)
-    table = Table(title=f"{first.minutes:g} minutes of speech, {words} words, {first.speed:g}x real time")
-    for column in ("run", "streams", "deleted", "inserted", "substituted", "gaps"):
+    base = await uninterrupted
+    table = Table(title=f"{first.minutes:g} minutes of speech, {len(base.words)} words, {first.speed:g}x real time")
+    for column in COLUMNS:
         table.add_column(column, justify="left" if column == "run" else "right")
-    for run, edits, _ in results:
-        counts = (run.streams, edits.deleted, edits.inserted, edits.substituted, run.gaps)
-        table.add_row(run.name, *map(str, counts))
-    Console().print(table)
-    return all(good for _, _, good in results)
+    for compared in [Compared.to(base, base), *results]:
+        table.add_row(*compared.row())
+    Console(width=WIDTH).print(table)
+    return all(compared.good for compared in results) and not base.wrong()
 
 
 def _seeds(text: str) -> list[int]:

@@ -23,6 +23,8 @@ RATE = 16_000
 PAUSE = bytes(RATE)  # half a second of silence between recordings
 ANSWER_SECONDS = 10.0
 FRAME = RATE // 5  # bytes: 100 ms
+SLACK_MS = 300
+"""The same speech may begin so much earlier or later to a recognizer that was fed from elsewhere on."""
 
 
 class Plan(Struct, frozen=True):
@@ -37,6 +39,8 @@ class Plan(Struct, frozen=True):
     seed: int = 0
     down_seconds: float = 0.0
     """The upstream is away for so long, in the middle."""
+    own: bool = False
+    """The recognizer's own recording, though others are shared."""
 
 
 class Span(Struct, frozen=True):
@@ -59,6 +63,22 @@ class Run(Struct, frozen=True):
     gap_ms: int
     streams: int
 
+    @property
+    def final_ms(self) -> int:
+        return sum(final.end_ms - final.start_ms for final in self.finals)
+
+    @property
+    def silence_ms(self) -> int:
+        """What is in no final and in no gap. Whether it was silence another run can tell: `holes`."""
+        return self.audio_ms - self.final_ms
+
+    def holes(self, other: "Run") -> list[Span]:
+        """Finals of another run of the same audio, of which more than `SLACK_MS` are in none of this one's."""
+        return [final for final in other.finals if final.end_ms - final.start_ms - self._covered(final) > SLACK_MS]
+
+    def _covered(self, span: Span) -> int:
+        return sum(max(0, min(span.end_ms, own.end_ms) - max(span.start_ms, own.start_ms)) for own in self.finals)
+
     def wrong(self) -> list[str]:
         """What does not hold, in words."""
         overlaps = [b for a, b in pairwise(self.finals) if b.start_ms < a.end_ms]
@@ -70,11 +90,11 @@ class Run(Struct, frozen=True):
         ]
 
 
-def speech(minutes: float) -> bytes:
+def speech(minutes: float, *, own: bool = False) -> bytes:
     """16 kHz LINEAR16: the shared recordings joined, or the recognizer's own over and over."""
-    recordings = [r for r in shared_recordings() if r.rate == RATE and r.readable]
-    if not recordings and (own := sample()):
-        recordings = [own]
+    recordings = [] if own else [r for r in shared_recordings() if r.rate == RATE and r.readable]
+    if not recordings and (only := sample()):
+        recordings = [only]
     joined = bytearray()
     while len(joined) < minutes * 60 * RATE * 2:
         for recording in recordings:
@@ -84,7 +104,7 @@ def speech(minutes: float) -> bytes:
 
 async def transcribe(plan: Plan) -> Run:
     """Changes this process's environment: one at a time."""
-    audio = speech(plan.minutes)
+    audio = speech(plan.minutes, own=plan.own)
     faults = [option for fault in plan.faults for option in ("--fault", fault)]
     async with emulator("--seed", str(plan.seed), "--connection-faults", *faults) as address:
         os.environ |= _settings(plan, address)
@@ -109,7 +129,7 @@ def _settings(plan: Plan, address: str) -> dict[str, str]:
 @asynccontextmanager
 async def emulator(*options: str) -> AsyncIterator[str]:
     """An emulator of its own; yields HOST:PORT."""
-    command = [sys.executable, "-m", "app.emulator", "--port", "0", "--exit-with-stdin", *options]
+    command = [sys.executable, "-m", "app.emulator", "--port", "0", "--workers", "1", "--exit-with-stdin", *options]
     pipe = asyncio.subprocess.PIPE
     process = await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe, stderr=asyncio.subprocess.DEVNULL)
     assert process.stdin is not None
