@@ -1,0 +1,33 @@
+"""A long session leaves nothing behind and keeps no more than it may: twelve minutes of it. `python -m bench.hours` has
+six hours.
+"""
+
+import pytest
+
+from tests.gateway import run_gateway
+from tests.hours import kept_bytes, kept_events, limits, live_long, tasks, until_nothing_is_left, upstream_of_hours
+from tests.upstream import BYTES_PER_SECOND, ScriptedUpstream
+
+SECONDS = 720
+SPEED = 60
+
+
+@pytest.mark.timeout(300)
+async def test_a_long_session_keeps_little_and_leaves_nothing_behind(upstream: ScriptedUpstream) -> None:
+    """Streams that reach their age, fail every other minute, and are parked; every four bytes named once, in order."""
+    upstream.script = upstream_of_hours(upstream, SPEED, failures=1 / 90)
+    kept, events = 0, 0
+    async with run_gateway(upstream=f"grpc://{upstream.address}", **limits(SPEED)) as gateway:
+
+        def look(_: float) -> None:
+            nonlocal kept, events
+            kept, events = max(kept, kept_bytes(gateway)), max(events, kept_events(gateway))
+
+        await live_long(gateway, 1, SPEED, look)
+        before = tasks()
+        witness, stopped = await live_long(gateway, SECONDS, SPEED, look)
+        await until_nothing_is_left(before, upstream)
+    assert witness.finals > 50
+    assert stopped["upstream_streams"] > 10
+    assert 0 < kept <= limits(SPEED)["replay_seconds"] * BYTES_PER_SECOND
+    assert events < 10
