@@ -12,12 +12,19 @@ from typing import Any
 
 import grpc
 
-from tests.gateway import START, Client, Gateway
+from tests.gateway import START, Client, Gateway, run_gateway
 from tests.test_seams import CODES, name, numbers, sound
-from tests.upstream import Call, Script
+from tests.upstream import Call, Script, ScriptedUpstream
 
 LONGEST = 120_000
 """Bytes: samples do not repeat within."""
+AT_A_TIME = 20
+LIMITS: dict[str, dict[str, float]] = {
+    "long legs": {},
+    "short legs": {"leg_soft_limit_seconds": 0.05, "leg_hard_limit_seconds": 0.2},
+    "short utterances": {"leg_soft_limit_seconds": 0.001, "max_utterance_seconds": 1, "leg_quiet_seconds": 1},
+}
+"""Settings of gateways, by what they make of a session."""
 
 
 def upstream_of_lives() -> Script:
@@ -84,6 +91,24 @@ async def live(gateway: Gateway, seed: int) -> dict[str, Any]:
     _check(messages, said, f"life {seed}")
     stopped: dict[str, Any] = messages[-1]
     return stopped
+
+
+async def live_all(seeds: range, limits: dict[str, float]) -> list[dict[str, Any] | AssertionError]:
+    """Some lives at a time through one gateway: `stopped` of each, or what was wrong. No call is left open."""
+    turn = asyncio.Semaphore(AT_A_TIME)
+
+    async def one(gateway: Gateway, seed: int) -> dict[str, Any] | AssertionError:
+        async with turn:
+            try:
+                return await live(gateway, seed)
+            except AssertionError as wrong:
+                return wrong
+
+    async with ScriptedUpstream(upstream_of_lives()) as upstream:
+        async with run_gateway(upstream=f"grpc://{upstream.address}", **limits) as gateway:
+            lives = await asyncio.gather(*[one(gateway, seed) for seed in seeds])
+        assert upstream.open_calls == 0
+    return lives
 
 
 def _check(messages: list[dict[str, Any]], said: list[int], life: str) -> None:

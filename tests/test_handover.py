@@ -182,7 +182,7 @@ class Session(RuleBasedStateMachine):
 
 
 TestSession = Session.TestCase
-TestSession.settings = settings(max_examples=1000, stateful_step_count=30, deadline=None)
+TestSession.settings = settings(max_examples=2000, stateful_step_count=30, deadline=None)
 
 
 def test_giving_up_names_exactly_the_bytes_that_nobody_hears() -> None:
