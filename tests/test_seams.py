@@ -270,6 +270,40 @@ async def test_a_leg_that_hears_goes_on_while_an_older_one_is_tried_again(upstre
     check(messages, audio)
 
 
+@pytest.mark.parametrize("younger_ends", [True, False], ids=["the younger has ended", "the younger goes on"])
+async def test_what_a_younger_leg_has_said_counts_when_the_older_fails_after_its_last_word(
+    upstream: ScriptedUpstream, younger_ends: bool
+) -> None:
+    """All that the older one heard is final, so no leg follows it: the younger one's words are next."""
+    younger_has_spoken = asyncio.Event()
+
+    async def speaks(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            if call is not upstream.calls[0] and len(call.audio) == 6400:
+                yield call.final(name(call.audio), 6400)
+                younger_has_spoken.set()
+        if call is upstream.calls[0]:
+            await younger_has_spoken.wait()
+            if younger_ends:
+                await upstream.calls[1].ended.wait()
+            yield call.final(name(call.audio), len(call.audio))
+            await call.context.abort(grpc.StatusCode.UNAVAILABLE, "told to fail")
+        yield call.final(name(call.audio[6400:]), len(call.audio))
+
+    upstream.script = speaks
+    audio = sound(19_200)
+    async with run_gateway(upstream=f"grpc://{upstream.address}") as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, audio[:6400], {"type": "finalize"}, audio[6400:12_800])
+            if younger_ends:
+                await client.say(audio[12_800:], {"type": "stop"})
+            else:
+                await client.hear("finalized")
+                await client.say(audio[12_800:], {"type": "stop"})
+            messages = await client.hear_all()
+    check(messages, audio)
+
+
 async def test_audio_comes_while_the_upstream_is_away(upstream: ScriptedUpstream) -> None:
     """The upstream refuses for a while in the middle of speech: every byte that came meanwhile is heard afterwards."""
     away = True

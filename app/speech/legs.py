@@ -392,6 +392,7 @@ class Legs:
         self._hold = True
         self._handover.drop_heard()
         self._say_settled()
+        self._hear_next()  # all of it was final: the leg after it may have said its words already
         if self._handover.stretches:
             self._retry.after(ending)
         else:
