@@ -1,13 +1,43 @@
-"""Tests run on uvloop, as the gateway does. Fixtures: the scripted upstream with a gateway in front of it, per test."""
+"""Tests run on uvloop, as the gateway does. Fixtures: the scripted upstream with a gateway in front of it, per test.
+
+A test that waits for what never comes ends by a timeout of asyncio: the signal of pytest-timeout does not reach a
+test on uvloop, which swallows what a signal's handler raises.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+import functools
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
 
 import pytest
 import uvloop
+from hypothesis import HealthCheck, settings
 
 from tests.gateway import Gateway, run_gateway
 from tests.upstream import ScriptedUpstream
+
+TEST_SECONDS = 300
+"""Below pytest's own `timeout`, which ends the whole run. The longest test takes 20 s on two idle cores."""
+
+settings.register_profile(
+    "any machine", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
+)
+settings.load_profile("any machine")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+        item.obj = _bounded(item.obj)
+
+
+def _bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    @functools.wraps(test)
+    async def bounded(*args: Any, **fixtures: Any) -> None:
+        async with asyncio.timeout(TEST_SECONDS):
+            await test(*args, **fixtures)
+
+    return bounded
 
 
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
