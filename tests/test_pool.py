@@ -14,6 +14,9 @@ from app.speech.v2 import SpeechV2
 from tests.gateway import START, Client, run_gateway
 from tests.upstream import Call, ScriptedUpstream, hears_bytes
 
+PATIENT: dict[str, Any] = {"leg_idle_seconds": 600, "answer_seconds": 600}
+"""On a slow machine, too, a stream keeps its place although no audio comes, or no answer."""
+
 
 @asynccontextmanager
 async def a_pool(upstream: ScriptedUpstream, **limits: Any) -> AsyncIterator[Pool]:
@@ -120,7 +123,7 @@ async def test_a_session_waits_for_its_stream_in_sight_and_is_then_refused_by_na
 ) -> None:
     async with (
         run_gateway(
-            upstream=f"grpc://{upstream.address}", streams_per_channel=1, max_channels=1, admission_seconds=2
+            upstream=f"grpc://{upstream.address}", streams_per_channel=1, max_channels=1, admission_seconds=2, **PATIENT
         ) as gateway,
         Client.connect(gateway) as first,
         Client.connect(gateway) as second,
@@ -145,7 +148,7 @@ async def test_a_session_waits_for_its_stream_in_sight_and_is_then_refused_by_na
 
 async def test_a_session_that_waits_gets_the_next_place_and_loses_nothing(upstream: ScriptedUpstream) -> None:
     async with (
-        run_gateway(upstream=f"grpc://{upstream.address}", streams_per_channel=1, max_channels=1) as gateway,
+        run_gateway(upstream=f"grpc://{upstream.address}", streams_per_channel=1, max_channels=1, **PATIENT) as gateway,
         Client.connect(gateway) as first,
         Client.connect(gateway) as second,
     ):
@@ -172,10 +175,14 @@ async def test_300_sessions_on_connections_of_100_streams_none_behind_another() 
             yield response
 
     async with ScriptedUpstream(counted, max_streams=100) as upstream:
-        async with run_gateway(upstream=f"grpc://{upstream.address}", max_sessions=400) as gateway:
+        address = f"grpc://{upstream.address}"
+        async with run_gateway(upstream=address, max_sessions=400, **PATIENT) as gateway:
             async with AsyncExitStack() as stack:
-                clients = [await stack.enter_async_context(Client.connect(gateway)) for _ in range(everybody)]
-                await asyncio.gather(*[client.say(START, bytes(3200)) for client in clients])
+                clients = []
+                for _ in range(everybody):
+                    clients.append(await stack.enter_async_context(Client.connect(gateway)))
+                    await clients[-1].say(START)  # at once: the time for it is bounded
+                await asyncio.gather(*[client.say(bytes(3200)) for client in clients])
                 await asyncio.gather(*[client.hear("final") for client in clients])
                 assert upstream.open_calls == everybody
                 assert max(per_connection.values()) <= 100
