@@ -4,6 +4,7 @@ import asyncio
 import random
 import re
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -325,6 +326,35 @@ async def test_audio_comes_while_the_upstream_is_away(upstream: ScriptedUpstream
             messages = await client.hear_all()
     finals = [m["text"] for m in messages if m["type"] == "final"]
     assert [n for text in finals for n in numbers(text)] == list(range(60_000))
+
+
+async def test_while_the_upstream_fails_new_sessions_do_not_call_it_either(upstream: ScriptedUpstream) -> None:
+    """The breaker is everybody's: who comes now is told, waits with the others, and is heard in full afterwards."""
+    away = True
+
+    def refuse(_: Call, heard: int) -> grpc.StatusCode | None:
+        return grpc.StatusCode.UNAVAILABLE if away and heard else None
+
+    upstream.script = names_samples(refuse)
+    audio = sound(6400)
+    async with run_gateway(upstream=f"grpc://{upstream.address}") as gateway, AsyncExitStack() as clients:
+        early = [await clients.enter_async_context(Client.connect(gateway)) for _ in range(25)]
+        for client in early:
+            await client.say(START, audio)
+        while (await gateway.get("/readyz")).status_code != 503:
+            await asyncio.sleep(0.02)
+        calls = len(upstream.calls)
+        late = [await clients.enter_async_context(Client.connect(gateway)) for _ in range(20)]
+        for client in late:
+            await client.say(START, audio)
+        for client in late:
+            warning = await client.hear("warning")
+            assert "failures in a row" in warning["message"]
+        assert len(upstream.calls) < calls + len(late), "the late ones wait with the others"
+        away = False
+        for client in early + late:
+            await client.say({"type": "stop"})
+            check(await client.hear_all(), audio)
 
 
 async def test_what_is_over_the_bound_is_an_explicit_gap(upstream: ScriptedUpstream) -> None:

@@ -127,8 +127,8 @@ class Legs:
             self._make_room()
         if leg := self._legs.get(stretch):
             await leg.put(chunk)
-        elif not self._retry.waiting:
-            self._open(stretch, now)
+        else:
+            self._open_when_it_may(stretch, now)
 
     def _make_room(self) -> None:
         """While the upstream is away the oldest audio is lost, as far as it waits for a leg."""
@@ -260,7 +260,7 @@ class Legs:
         the old one, which has all of them in its queue: its last words are the proof."""
         if stretch := self._handover.cut_behind(self._handover.taken - self._untold):
             leg.half_close(now)
-            self._open(stretch, now)
+            self._open_when_it_may(stretch, now)
 
     def _take_back(self, leg: Leg) -> bool:
         """Somebody spoke where `leg` was ended in silence, as it seemed: one leg hears all of it anew."""
@@ -271,7 +271,8 @@ class Legs:
         if younger := self._legs.get(after):
             self._retire(younger)
         self._changes.keep(self._handover.settled)
-        self._open_missing()
+        if stretch := self._handover.head:
+            self._open_when_it_may(stretch, self._clock())
         return True
 
     def _hand_back(self, leg: Leg) -> bool:
@@ -280,7 +281,7 @@ class Legs:
             return False
         self._retire(leg)
         if stretch := self._handover.open:
-            self._open(stretch, self._clock())
+            self._open_when_it_may(stretch, self._clock())
         return True
 
     def _retire(self, leg: Leg) -> None:
@@ -297,6 +298,11 @@ class Legs:
             leg.half_close(self._clock())
 
     # Legs come and go ---------------------------------------------------------------------------
+
+    def _open_when_it_may(self, stretch: Stretch, now: float) -> None:
+        """While the upstream fails, the stretch waits for its leg with the others."""
+        if not self._retry.waiting and not self._retry.must_wait():
+            self._open(stretch, now)
 
     def _open(self, stretch: Stretch, now: float) -> None:
         start = self._handover.restart(stretch)

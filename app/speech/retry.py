@@ -43,7 +43,17 @@ class Retry:
         delay = self._backoff.next(random.random)
         if ending.verdict is Verdict.LATER and ending.code is not Code.RESOURCE_EXHAUSTED:
             self._breaker.failed(self._clock())
-        self._task = asyncio.create_task(self._wait(0.0 if at_once else delay, ending))
+        self._task = asyncio.create_task(self._wait(0.0 if at_once else delay, ending.as_error().message))
+
+    def must_wait(self) -> bool:
+        """Before a leg that follows no failure of its own: whether the upstream fails for everybody. Then `again` is
+        called when it is time."""
+        now = self._clock()
+        reason = self._breaker.says(now)
+        if self._breaker.delay(now) <= 0:
+            return False
+        self._task = asyncio.create_task(self._wait(0.0, f"Speech-to-Text fails: {reason}"))
+        return True
 
     def works(self) -> None:
         """A leg has said something."""
@@ -75,10 +85,10 @@ class Retry:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def _wait(self, delay: float, ending: Ending) -> None:
+    async def _wait(self, delay: float, reason: str) -> None:
         spread = 1 + random.random() / 2  # noqa: S311 - so that the herd does not come at once
         while (delay := max(delay, self._breaker.delay(self._clock()) * spread)) > 0:
-            self.tell(ending.as_error().message, delay)
+            self.tell(reason, delay)
             await asyncio.sleep(delay)
             delay = 0.0
         self._task = None
