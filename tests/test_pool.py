@@ -57,6 +57,18 @@ async def test_a_channel_that_stays_empty_is_closed_but_never_the_last(
         (await pool.acquire(running=False)).release()
 
 
+async def test_a_channel_that_was_opened_ahead_and_never_needed_is_closed(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pool_module, "EMPTY_SECONDS", 0.01)
+    async with a_pool(upstream, streams_per_channel=1, max_channels=3) as pool:
+        await pool.acquire(running=False)
+        assert pool.channels == 2
+        while pool.channels > 1:
+            await asyncio.sleep(0.005)
+        assert pool.legs == 1
+
+
 async def test_who_finds_no_place_waits_and_running_sessions_come_first(upstream: ScriptedUpstream) -> None:
     async with a_pool(upstream, streams_per_channel=1, max_channels=1) as pool:
         lease = await pool.acquire(running=False)

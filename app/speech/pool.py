@@ -182,8 +182,10 @@ class Pool:
     def _released(self, member: _Member) -> None:
         self._call_next()
         if member.legs == 0 and self._members:
-            loop = asyncio.get_running_loop()
-            member.closing = loop.call_later(EMPTY_SECONDS, self._shrink, member)
+            self._close_later(member)
+
+    def _close_later(self, member: _Member) -> None:
+        member.closing = asyncio.get_running_loop().call_later(EMPTY_SECONDS, self._shrink, member)
 
     def _call_next(self) -> None:
         self._called += self._line.call_next()
@@ -201,8 +203,10 @@ class Pool:
         """Connects at once."""
         channel = self._connect()
         channel.get_state(try_to_connect=True)
-        self._members.append(_Member(channel, self._client(channel)))
-        return self._members[-1]
+        member = _Member(channel, self._client(channel))
+        self._members.append(member)
+        self._close_later(member)
+        return member
 
     async def answers(self, seconds: float) -> bool:
         """Whether the first channel is connected, or gets connected in time. Opens it where there is none."""
