@@ -108,12 +108,11 @@ class GoogleRecognizer:
 
     def tick(self, now: float) -> None:
         """At least every second: parks a leg that gets no audio, gives up one that does not answer."""
-        if self._legs.is_idle(now):
-            if self._putting:  # audio waits for room, which only what is settled makes
-                self._legs.cut(now)
-            else:
-                self._legs.park(now, self._gatherer.flush())
+        if self._legs.is_idle(now) and not self._putting:
+            self._legs.park(now, self._gatherer.flush())
         self._legs.tick(now)
+        if self._legs.is_deadlocked(now):
+            self._legs.cut(now)
         keeps_up = (
             not self._putting
             and self.queued_ms <= self._limits.chunk_ms

@@ -174,6 +174,10 @@ class Legs:
             self._tell_bill(leg, listen)
 
     @property
+    def _is_brimming(self) -> bool:
+        return self._handover.kept + self._format.bytes_per_second >= self._kept_limit
+
+    @property
     def _newest(self) -> Leg | None:
         stretches = self._handover.stretches
         return self._legs.get(stretches[-1]) if stretches else None
@@ -185,9 +189,18 @@ class Legs:
     # Time passes --------------------------------------------------------------------------------
 
     def is_idle(self, now: float) -> bool:
-        """No audio came for longer than an open leg bears."""
+        """No audio came for longer than an open leg bears. Not where as much is kept as may be: there the client waits
+        for us."""
         listens = self._handover.open is not None and self._parked is None
-        return listens and now - self._audio_at >= self._limits.idle and self.queued_bytes == 0
+        waits = now - self._audio_at >= self._limits.idle and self.queued_bytes == 0
+        return listens and waits and not self._is_brimming
+
+    def is_deadlocked(self, now: float) -> bool:
+        """As much is kept as may be, the leg has all of it, and says nothing: only its end can make room."""
+        leg = self._newest
+        if leg is None or not self._is_brimming or self.queued_bytes or self._handover.open is None:
+            return False
+        return now - max(leg.heard_at, leg.sent_at) >= self._limits.answer
 
     def park(self, now: float, rest: bytes) -> None:
         """Ends the leg after `rest`, for which it has room. Audio that comes soon goes on with the same utterance, on
