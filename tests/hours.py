@@ -203,12 +203,12 @@ class Speaker:
         while self.at < seconds:
             await self._say(dice.randint(2, 40), 0)
             await self._say(dice.choice([2, 4, 8, 45]), SILENT)
-            if dice.random() < 0.1:
+            if dice.random() < 0.03:
                 await self._say(dice.randint(2, 10), 0)
                 await self.client.say({"type": "finalize"})
-            if dice.random() < 0.05:
+            if dice.random() < 0.02:
                 await self._leave_out(dice.randint(1, 20))
-            if dice.random() < 0.1:
+            if dice.random() < 0.03:
                 self.at += dice.randint(60, 120)
         await self.client.say({"type": "stop"})
 
