@@ -29,7 +29,8 @@ async def live(seeds: range) -> bool:
         began = monotonic()
         lives = await live_all(seeds, limits)
         wrong = [life for life in lives if isinstance(life, AssertionError)]
-        print(*wrong, sep="\n", end="", file=sys.stderr, flush=True)
+        for life in wrong:
+            print(f"{name}: {life}", file=sys.stderr, flush=True)
         stopped = [life for life in lives if not isinstance(life, AssertionError)]
         table.add_row(name, str(len(lives)), str(len(wrong)), *_sums(stopped), f"{monotonic() - began:.0f}")
         good = good and not wrong
