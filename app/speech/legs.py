@@ -31,6 +31,8 @@ UNTOLD_SECONDS = 2.0
 """Speech that has gone on for so long was told by the upstream's voice activity, or by an interim."""
 PATIENCE_SECONDS = 0.5
 """A leg that waits longer for its place: the client is told."""
+HEAR_AGAIN = 3
+"""Times that audio is heard again whose leg ended well and left the words out that it had told of."""
 MAX_LEGS = 4
 """Legs of one session at a time: the one that hears, and those whose last words are awaited."""
 
@@ -76,8 +78,8 @@ class Legs:
         self._changes = Changes(limits, self._format.encoding)
         self._retry = Retry(breaker, listen, self._open_missing)
         self._audio_at = 0.0
-        self._heard_again = -1
-        """Where the audio began that ended in speech without a final."""
+        self._heard_again = -1, 0
+        """Where the audio began that ended in speech without a final, and how often."""
         self._sent = 0
         """How far audio went upstream, on whatever leg."""
         self.deaf = False
@@ -393,12 +395,14 @@ class Legs:
 
     def _left_words_out(self) -> bool:
         """A leg that ends well has said all that it heard. One that told of speech and gave no final of it was ended
-        unasked, at the very moment when its audio was over. Or it was noise: that is heard twice, not three times."""
+        unasked, at the very moment when its audio was over. Or it was noise: that is heard again so often, not more."""
         asked_for = self._config.voice_activity_timeout is not None  # then such an end is no accident
-        if asked_for or not self._activity.awaited or self._heard_again == self._handover.settled:
+        if asked_for or not self._activity.awaited:
             return False
-        self._heard_again = self._handover.settled
-        return True
+        settled, times = self._heard_again
+        times = times + 1 if settled == self._handover.settled else 1
+        self._heard_again = self._handover.settled, times
+        return times <= HEAR_AGAIN
 
     def _go_on_after(self, leg: Leg) -> None:
         ending = explain(leg.error)
