@@ -108,8 +108,12 @@ async def prove(wanted: list[Plan], jobs: int) -> bool:
 
     uninterrupted = asyncio.create_task(transcribe(Plan("uninterrupted", first.minutes, first.speed)))
 
-    async def compare(plan: Plan) -> Compared:
-        run = await transcribe(plan)
+    async def compare(plan: Plan) -> Compared | None:
+        try:
+            run = await transcribe(plan)
+        except RuntimeError as error:  # the others go on
+            print(error, file=sys.stderr, flush=True)
+            return None
         compared = Compared.to(await uninterrupted, run)
         print("  ".join(compared.row()), compared.edits.shown, *compared.wrong, sep="; ", file=sys.stderr, flush=True)
         return compared
@@ -119,10 +123,11 @@ async def prove(wanted: list[Plan], jobs: int) -> bool:
     table = Table(title=f"{first.minutes:g} minutes of speech, {len(base.words)} words, {first.speed:g}x real time")
     for column in COLUMNS:
         table.add_column(column, justify="left" if column == "run" else "right")
-    for compared in [Compared.to(base, base), *results]:
+    came = [compared for compared in results if compared is not None]
+    for compared in [Compared.to(base, base), *came]:
         table.add_row(*compared.row())
     Console(width=WIDTH).print(table)
-    return all(compared.good for compared in results) and not base.wrong()
+    return len(came) == len(wanted) and all(compared.good for compared in came) and not base.wrong()
 
 
 def _seeds(text: str) -> list[int]:
