@@ -15,7 +15,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._open = Gauge("gateway_open_sessions", "Sessions that are open now.", registry=self.registry)
         self._ended = self._counter("gateway_sessions", "Sessions that ended: stopped, left, or an error code.", "how")
-        self._audio = self._counter("gateway_audio_seconds", "Audio received from clients, as ended sessions had it.")
+        self._audio = self._counter("gateway_audio_seconds", "Audio of ended sessions without its gaps.")
         self._gaps = self._counter("gateway_gap_seconds", "Audio that nobody heard, of ended sessions.", "reason")
         self._finals = self._counter("gateway_finals", "Finals of ended sessions.")
         self._legs = self._counter("gateway_legs", "Upstream streams that ended, by gRPC status.", "code")
