@@ -1,12 +1,15 @@
 """What /metrics counts, seen from outside; and its table in the docs."""
 
 import asyncio
+import json
+import logging
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from app.metrics import Metrics, table
@@ -65,6 +68,42 @@ async def test_audio_that_is_heard_again_after_a_failure_is_counted(
     assert seen["gateway_billed_seconds_total"] == 2
 
 
+def final_before_the_end(call: Call) -> AsyncIterator[Any]:
+    """At 1.5 s of the first stream, its first second becomes final; all the rest where a stream ends."""
+
+    async def script() -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            if call.audio.startswith(b"first") and len(call.audio) == 48_000:
+                yield call.final("first", 32_000)
+        yield call.final("rest", len(call.audio))
+        yield call.billed(2)
+
+    return script()
+
+
+async def test_a_planned_change_of_streams_replays_what_came_since_the_last_final(
+    upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The second stream begins at 1 s, of which half a second went up before. The log's closing line says so, too."""
+    caplog.set_level(logging.INFO, "app.hub")
+    upstream.script = final_before_the_end
+    async with run_gateway(upstream=f"grpc://{upstream.address}", leg_soft_limit_seconds=0.001) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, b"first" + bytes(48_000 - 5))
+            await client.hear("final")
+            await client.say(SECOND[:16_000], {"type": "stop"})
+            stopped = (await client.hear_all())[-1]
+        await gateway.until_no_session()
+        seen = await counted(gateway)
+    assert (stopped["upstream_streams"], stopped["billed_ms"]) == (2, 4000)
+    assert seen["gateway_legs_total{OK}"] == 2
+    assert seen["gateway_replayed_seconds_total"] == 0.5
+    assert seen["gateway_billed_seconds_total"] == 4
+    assert seen["gateway_audio_seconds_total"] == 2
+    (closing,) = [line for line in caplog.messages if " closed: " in line]
+    assert closing.endswith("stopped, 2.0 s, 64000 bytes, 2 finals, 2 legs, replayed 0.5 s, billed 4.0 s")
+
+
 async def test_a_stream_that_is_cut_off_with_its_session_is_counted(
     gateway: Gateway, upstream: ScriptedUpstream
 ) -> None:
@@ -102,6 +141,19 @@ async def test_a_failed_session_is_counted_by_its_error(upstream: ScriptedUpstre
             error = (await client.hear_all())[-1]
         await gateway.until_no_session()
         assert (await counted(gateway))[f"gateway_sessions_total{{{error['code']}}}"] == 1
+
+
+async def test_nothing_of_a_client_can_be_read_from_what_is_counted(gateway: Gateway) -> None:
+    """What it says of itself, the words that were heard, the session's names."""
+    mine = {"client": {"name": "my-phone", "version": "7.7.7"}, "phrases": [{"value": "my-phrase"}]}
+    messages = await transcribe(gateway, SECOND, {"type": "finalize", "id": "my-mark"}, **mine)
+    await transcribe(gateway, {"type": "gap", "bytes": 2, "reason": "my-reason"}, **mine)
+    await gateway.until_no_session()
+    page = (await gateway.get("/metrics")).text
+    assert "stopped" in page and "my-" not in page and "7.7.7" not in page
+    started, spoken = messages[0], next(m for m in messages if m["type"] == "final")
+    for value in (started["session_id"], started["resume_token"], spoken["text"], "en-US"):
+        assert value in json.dumps(messages) and value not in page
 
 
 def test_the_table_in_the_docs_is_what_is_counted() -> None:
