@@ -32,7 +32,7 @@ FLAGS = (
     "--remote-debugging-port=0",
 )
 POLL_SECONDS = 0.05
-UNTIL_SECONDS = 45.0
+UNTIL_SECONDS = 120.0
 SPOT = """
 (selector) => {
   const element = document.querySelector(selector);

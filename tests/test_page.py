@@ -1,5 +1,6 @@
 """The page at `/`: served under its strict policy, and used in a real browser as a person would."""
 
+import asyncio
 import json
 import re
 import wave
@@ -18,6 +19,7 @@ from app.api.http import CSP, load_page
 from app.cli.demo import own_gateway
 from tests.browser import CHROMIUM, Page, open_browser
 from tests.gateway import Gateway
+from tests.upstream import Call, ScriptedUpstream
 
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
 needs_recognizer = pytest.mark.skipif(find_spec("moonshine_voice") is None, reason="the extra `emulator` is missing")
@@ -111,8 +113,6 @@ async def test_recordings_are_captioned_live(tmp_path: Path) -> None:
     async with own_gateway(print) as url, open_page(url, tmp_path) as page:
         await page.click("#sample-choice")
         await page.click("#go")
-        await page.until(f"{words('#interim')}.includes('it was the best')")
-        assert await page.run(text("#status")) == "Listening"
         await page.until(f"{words('#captions')}.includes('{BEGINNING}')")
         await page.click("#go")
         await page.until("document.body.dataset.state === 'done'")
@@ -142,14 +142,43 @@ async def test_the_microphone_is_captioned_live(tmp_path: Path) -> None:
             assert page.complaints == []
 
 
-# With a gateway that says what the test wants ---------------------------------------------------
+# With an upstream, and then a gateway, that says what the test wants ----------------------------
+
+
+@needs_chromium
+@needs_recognizer
+async def test_an_interim_turns_into_its_final(gateway: Gateway, upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """While the sample plays; a recognizer that is behind real time has no interims."""
+    seen = asyncio.Event()
+
+    async def speaks(call: Call) -> AsyncIterator[Any]:
+        heard = call.hear()
+        await anext(heard)
+        yield call.interim("it was the", end=len(call.audio))
+        await seen.wait()
+        yield call.final("it was the best of times", len(call.audio))
+        async for _ in heard:
+            pass
+
+    upstream.script = speaks
+    async with open_page(gateway.http, tmp_path) as page:
+        await page.click("#sample-choice")
+        await page.click("#go")
+        await page.until(f"{words('#interim')}.includes('it was the')")
+        await page.until(f"{text('#status')} === 'Listening'")
+        seen.set()
+        await page.until(f"{words('#finals')}.includes('it was the best of times')")
+        assert await page.run("document.querySelector('#interim').hidden")
+        await page.click("#go")
+        await page.until("document.body.dataset.state === 'done'")
+        assert page.complaints == []
 
 
 @needs_chromium
 async def test_the_page_tells_what_the_gateway_says(gateway: Gateway, tmp_path: Path) -> None:
     async with fake_run(gateway, tmp_path) as page:
         assert await page.run(text("#status")) == "Connecting"
-        await page.run("fake.start(1e6)")
+        await page.run("fake.start(1e9)")
         assert await page.run(text("#status")) == "Listening"
 
         await page.run("fake.say({type: 'interim', text: 'one too', start_ms: 61000})")
