@@ -10,6 +10,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from importlib.util import find_spec
@@ -22,7 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 
 from app import embedded
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
-from tests.test_bad_input import content, frame, staged
+from tests.test_bad_input import HANDSHAKE, content, frame, staged
 from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream
 
 ROOT = Path(__file__).parent.parent
@@ -115,6 +116,41 @@ async def test_a_client_that_only_answers_pings_is_alive(upstream: ScriptedUpstr
             assert list(stage.gateway.hub._relays.values()) == [connection]
             await client.say(SECOND, STOP)
             assert finals(await client.hear_all()) == ["0-32000"]
+
+
+class AnswersThenStalls(asyncio.Protocol):
+    """Its pong goes out in time; then the loop of both ends stands still until the time is over."""
+
+    def __init__(self) -> None:
+        self.closed = asyncio.Event()
+        self.heard = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._socket: socket.socket = transport.get_extra_info("socket")
+
+    def data_received(self, data: bytes) -> None:
+        self.heard += data
+        _, found, ping = self.heard.partition(b"\x89\x04")
+        if found and len(ping) == 4:
+            pong = frame(0x8A, ping)
+            assert os.write(self._socket.fileno(), pong) == len(pong)
+            time.sleep(1.2)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.closed.set()
+
+
+async def test_a_stall_of_the_gateway_costs_no_client_that_answered_in_time(upstream: ScriptedUpstream) -> None:
+    """Its pong is not read yet when the timer is due."""
+    async with staged(upstream, ping_interval_seconds=0.1, ping_timeout_seconds=1) as stage:
+        loop = asyncio.get_running_loop()
+        transport, client = await loop.create_connection(AnswersThenStalls, "127.0.0.1", stage.gateway.port)
+        transport.write(HANDSHAKE.encode() + b"\r\n")
+        await until(lambda: client.closed.is_set() or client.heard.count(b"\x89\x04") == 2)
+        transport.write(frame(0x81, b"no JSON"))
+        await client.closed.wait()
+        assert b"bad_json" in client.heard
+        await stage.is_left_clean()
 
 
 async def test_a_hundred_sessions_come_and_go(upstream: ScriptedUpstream) -> None:

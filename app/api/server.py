@@ -25,6 +25,8 @@ from app.core.protocol import MAX_FRAME_BYTES, MAX_TEXT_BYTES, error_message, se
 ABORT_SECONDS = 3.0
 """A close that the peer does not answer ends in an abort after so long."""
 GRACE_SECONDS = 10
+LOOK_AGAIN_SECONDS = 0.05
+"""After a stall of ours a timer comes before what the peer said in time: it is read within this."""
 MAX_PIECES = 256
 """Of one message: the parser counts their bytes, and so takes empty ones without end."""
 MAX_UNREAD_BYTES = 1024 * 1024
@@ -42,6 +44,8 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
     """One WebSocket connection."""
 
     heard_at = 0.0
+    looked_again = False
+    """For the pong of this ping."""
     failed = False
     """The peer broke the WebSocket protocol: what still comes is read and dropped."""
 
@@ -79,11 +83,19 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         if self.transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
             self.transport.abort()
 
+    def send_keepalive_ping(self) -> None:
+        self.looked_again = False
+        super().send_keepalive_ping()
+
     def keepalive_timeout(self) -> None:
         if self.heard_at > self.ping_sent_at or self.read_paused:
             self.pong_timer = None
             self.pending_ping_payload = None
             self.schedule_ping()
+            return
+        if not self.looked_again:
+            self.looked_again = True
+            self.pong_timer = self.loop.call_later(LOOK_AGAIN_SECONDS, self.keepalive_timeout)
             return
         super().keepalive_timeout()
         self.queue.put_nowait({"type": "websocket.disconnect", "code": 1011, "reason": "keepalive ping timeout"})
