@@ -34,6 +34,7 @@ async def counted(gateway: Gateway) -> dict[str, float]:
 
 async def test_a_session_is_counted_when_it_is_over(gateway: Gateway) -> None:
     await transcribe(gateway, SECOND, {"type": "gap", "bytes": 64_000, "reason": "muted"}, SECOND)
+    await gateway.until_no_session()
     assert await counted(gateway) == {
         "gateway_sessions_total{stopped}": 1,
         "gateway_audio_seconds_total": 2,
@@ -62,6 +63,7 @@ async def test_audio_that_is_heard_again_after_a_failure_is_counted(
         await upstream.called(2)
         await client.say(SECOND[:16_000], {"type": "stop"})
         await client.hear_all()
+    await gateway.until_no_session()
     seen = await counted(gateway)
     assert seen["gateway_legs_total{ABORTED}"] == seen["gateway_legs_total{OK}"] == 1
     assert seen["gateway_replayed_seconds_total"] == 1.5
