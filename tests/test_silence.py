@@ -226,7 +226,8 @@ async def test_the_words_are_the_same_and_cost_less(emulator: int) -> None:
 
 async def through(emulator: int, parts: list[bytes], **settings: Any) -> list[dict[str, Any]]:
     """Silence goes on only when what was said is final: a slow recognizer is not what is tried here."""
-    async with run_gateway(upstream=f"grpc://127.0.0.1:{emulator}", **settings) as gateway:
+    patient = {"leg_idle_seconds": 600, "answer_seconds": 600}
+    async with run_gateway(upstream=f"grpc://127.0.0.1:{emulator}", **patient, **settings) as gateway:
         async with Client.connect(gateway) as client:
             await client.say(START, *pieces(parts[0]))
             sent = len(parts[0])
