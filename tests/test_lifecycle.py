@@ -22,6 +22,7 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 
 from app import embedded
+from app.__main__ import main
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
 from tests.test_bad_input import HANDSHAKE, content, frame, staged
 from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream
@@ -378,18 +379,18 @@ class Process:
         return found[1:]
 
 
+def environment(settings: dict[str, Any]) -> dict[str, str]:
+    """Settings as in app/settings.py; what is not the gateway's own is said in capitals."""
+    return {name if name.isupper() else f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
+
+
 @asynccontextmanager
 async def run_process(folder: Path, **settings: Any) -> AsyncIterator[Process]:
-    """Settings as in app/settings.py; what is not the gateway's own is said in capitals."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    environment |= {"PYTHONPATH": str(ROOT), "GATEWAY_PORT": "0"}
-    environment |= {
-        name if name.isupper() else f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items()
-    }
+    others = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
     with open(folder / "stderr", "wb") as log:  # noqa: ASYNC230 - a test's own file
         child = await asyncio.create_subprocess_exec(
             *[sys.executable, "-m", "app"],
-            env=environment,
+            env=others | {"PYTHONPATH": str(ROOT), "GATEWAY_PORT": "0"} | environment(settings),
             cwd=folder,
             stdout=asyncio.subprocess.PIPE,
             stderr=log,
@@ -596,26 +597,45 @@ WRONG |= {
 }
 
 
-async def complaint(folder: Path, **settings: str) -> str:
-    """What the start says before it ends with status 2: one line."""
-    home = {"HOME": str(folder), "CLOUDSDK_CONFIG": str(folder), "GOOGLE_APPLICATION_CREDENTIALS": ""}
-    async with run_process(folder, **home | settings) as process:
-        assert await process.ends() == 2, process.log
-        lines = process.log.splitlines()
-    assert len(lines) == 1, lines
-    assert lines[0].startswith("captions gateway: ")
-    return lines[0].removeprefix("captions gateway: ")
+def told(log: str) -> str:
+    """The one line of a start that failed."""
+    (line,) = log.splitlines()
+    assert line.startswith("captions gateway: ")
+    return line.removeprefix("captions gateway: ")
+
+
+Complaint = Callable[..., str]
+
+
+@pytest.fixture
+def complaint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Complaint:
+    """What the start says, with such settings, before it ends with status 2. Without a process: there are many."""
+
+    def start(**settings: str) -> str:
+        home = {"HOME": str(tmp_path), "CLOUDSDK_CONFIG": str(tmp_path), "GOOGLE_APPLICATION_CREDENTIALS": ""}
+        for name in [name for name in os.environ if name.startswith("GATEWAY_")]:
+            monkeypatch.delenv(name)
+        for name, value in environment(home | settings).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.chdir(tmp_path)
+        with pytest.raises(SystemExit) as left:
+            main()
+        assert left.value.code == 2
+        return told(capsys.readouterr().err)
+
+    return start
 
 
 @pytest.mark.parametrize("name", WRONG)
-async def test_a_wrong_setting_stops_the_start_with_one_clear_line(tmp_path: Path, name: str) -> None:
+def test_a_wrong_setting_stops_the_start_with_one_clear_line(complaint: Complaint, name: str) -> None:
     """Status 2, and a line that names the setting, the value and what is allowed."""
     settings, says = WRONG[name]
-    line = await complaint(tmp_path, **settings)
+    line = complaint(**settings)
     assert line.startswith(says)
     assert len(line) > len("GATEWAY_PORT: 'abc': ")
 
 
+@pytest.mark.filterwarnings("ignore:The load_credentials_from_file method:DeprecationWarning")
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
@@ -625,20 +645,20 @@ async def test_a_wrong_setting_stops_the_start_with_one_clear_line(tmp_path: Pat
         ("{}", "does not have a valid type"),
     ],
 )
-async def test_a_broken_key_file_is_told_as_such(tmp_path: Path, content: str, reason: str) -> None:
+def test_a_broken_key_file_is_told_as_such(complaint: Complaint, tmp_path: Path, content: str, reason: str) -> None:
     """It is there, so nobody has to be told that credentials are needed."""
     key = tmp_path / "key.json"
     key.write_text(content)
-    line = await complaint(tmp_path, upstream="google", google_credentials_file=str(key))
+    line = complaint(upstream="google", google_credentials_file=str(key))
     assert line.startswith(f"GATEWAY_GOOGLE_CREDENTIALS_FILE: key file {key} is not usable: ")
     assert reason in line
     assert "Error(" not in line
 
 
-async def test_an_unknown_name_in_a_file_of_settings_is_wrong_too(tmp_path: Path) -> None:
+def test_an_unknown_name_in_a_file_of_settings_is_wrong_too(complaint: Complaint, tmp_path: Path) -> None:
     """A mistake in `.env` costs as much as one in the environment; names of others may stand there."""
     (tmp_path / ".env").write_text("OTHERS=1\nGATEWAY_PROT=8080\n")
-    line = await complaint(tmp_path, upstream="grpc://127.0.0.1:1")
+    line = complaint(upstream="grpc://127.0.0.1:1")
     assert line == "GATEWAY_PROT: there is no such setting; did you mean GATEWAY_PORT?"
 
 
@@ -647,5 +667,6 @@ async def test_a_port_in_use_stops_the_start_with_one_clear_line(tmp_path: Path)
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        line = await complaint(tmp_path, upstream="grpc://127.0.0.1:1", port=str(port))
-    assert line == f"cannot listen on 127.0.0.1:{port}: Address already in use"
+        async with run_process(tmp_path, upstream="grpc://127.0.0.1:1", port=port) as process:
+            assert await process.ends() == 2, process.log
+    assert told(process.log) == f"cannot listen on 127.0.0.1:{port}: Address already in use"
