@@ -9,11 +9,12 @@ import json
 import os
 import shutil
 import signal
-from asyncio.subprocess import DEVNULL
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from itertools import count
 from pathlib import Path
+from subprocess import DEVNULL, Popen
 from typing import Any
 
 from websockets.asyncio.client import ClientConnection, connect
@@ -52,7 +53,8 @@ class Page:
         self._session: dict[str, str] = {}
 
     async def attach(self) -> None:
-        target = await self.call("Target.createTarget", url="about:blank")
+        context = await self.call("Target.createBrowserContext", disposeOnDetach=True)
+        target = await self.call("Target.createTarget", url="about:blank", **context)
         attached = await self.call("Target.attachToTarget", targetId=target["targetId"], flatten=True)
         self._session = {"sessionId": attached["sessionId"]}
         for domain in ("Page", "Runtime", "Log", "DOM"):
@@ -123,28 +125,33 @@ class Page:
         return base64.b64decode((await self.call("Page.captureScreenshot", format="png"))["data"])
 
 
-@asynccontextmanager
-async def open_browser(profile: Path, *flags: str) -> AsyncIterator[Page]:
-    """A Chromium of its own in the folder `profile`, with one empty tab; ends with everything it started."""
+@contextmanager
+def run_browser(profile: Path, *flags: str) -> Iterator[str]:
+    """A Chromium of its own in the folder `profile`; yields the address of its DevTools. Its children end with it."""
     assert CHROMIUM is not None
     command = (CHROMIUM, *FLAGS, f"--user-data-dir={profile}", *flags, "about:blank")
-    process = await asyncio.create_subprocess_exec(
-        *command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True
-    )
+    process = Popen(command, stdin=DEVNULL, stdout=DEVNULL, stderr=DEVNULL, start_new_session=True)
     try:
-        async with connect(await _devtools(profile), max_size=None, compression=None, proxy=None) as socket:
-            page = Page(socket)
-            await page.attach()
-            yield page
+        yield _devtools(profile, process)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
+        process.wait()
 
 
-async def _devtools(profile: Path) -> str:
+@asynccontextmanager
+async def open_tab(devtools: str) -> AsyncIterator[Page]:
+    """An empty one that shares nothing with the others."""
+    async with connect(devtools, max_size=None, compression=None, proxy=None) as socket:
+        page = Page(socket)
+        await page.attach()
+        yield page
+
+
+def _devtools(profile: Path, process: "Popen[bytes]") -> str:
     """Chromium writes port and path once it listens."""
     file = profile / "DevToolsActivePort"
     while not file.is_file() or len(lines := file.read_text().splitlines()) < 2:
-        await asyncio.sleep(POLL_SECONDS)
+        assert process.poll() is None, f"chromium ended with {process.returncode}"
+        time.sleep(POLL_SECONDS)
     return f"ws://127.0.0.1:{lines[0]}{lines[1]}"

@@ -4,7 +4,7 @@ import asyncio
 import json
 import re
 import wave
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from html.parser import HTMLParser
 from importlib.util import find_spec
@@ -17,7 +17,7 @@ import pytest
 
 from app.api.http import CSP, load_page
 from app.cli.demo import own_gateway
-from tests.browser import CHROMIUM, Page, open_browser
+from tests.browser import CHROMIUM, Page, open_tab, run_browser
 from tests.gateway import Gateway
 from tests.upstream import Call, ScriptedUpstream
 
@@ -49,6 +49,13 @@ window.WebSocket = class {
 };
 """
 """A gateway of the test's own inside the page: `fake` is the last socket, `order` what it was sent."""
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One for all of these tests; each has a tab that shares nothing with the others."""
+    with run_browser(tmp_path_factory.mktemp("browser") / "profile") as devtools:
+        yield devtools
 
 
 # What is served ---------------------------------------------------------------------------------
@@ -108,9 +115,9 @@ def test_the_page_has_no_inline_code_and_only_addresses_beside_it() -> None:
 
 @needs_chromium
 @needs_recognizer
-async def test_recordings_are_captioned_live(tmp_path: Path) -> None:
+async def test_recordings_are_captioned_live(browser: str, tmp_path: Path) -> None:
     """The sample until Stop, then a file to its end."""
-    async with own_gateway(print) as url, open_page(url, tmp_path) as page:
+    async with own_gateway(print) as url, open_page(url, browser) as page:
         await page.click("#sample-choice")
         await page.click("#go")
         await page.until(f"{words('#captions')}.includes('{BEGINNING}')")
@@ -134,12 +141,13 @@ async def test_recordings_are_captioned_live(tmp_path: Path) -> None:
 @needs_recognizer
 async def test_the_microphone_is_captioned_live(tmp_path: Path) -> None:
     async with own_gateway(print) as url:
-        async with open_page(url, tmp_path, *microphone(await beginning(url, tmp_path))) as page:
-            await page.click("#go")
-            await page.until(f"{words('#finals')}.includes('{BEGINNING}')")
-            await page.click("#go")
-            await page.until("document.body.dataset.state === 'done'")
-            assert page.complaints == []
+        with run_browser(tmp_path / "profile", *microphone(await beginning(url, tmp_path))) as browser:
+            async with open_page(url, browser) as page:
+                await page.click("#go")
+                await page.until(f"{words('#finals')}.includes('{BEGINNING}')")
+                await page.click("#go")
+                await page.until("document.body.dataset.state === 'done'")
+                assert page.complaints == []
 
 
 # With an upstream, and then a gateway, that says what the test wants ----------------------------
@@ -147,7 +155,7 @@ async def test_the_microphone_is_captioned_live(tmp_path: Path) -> None:
 
 @needs_chromium
 @needs_recognizer
-async def test_an_interim_turns_into_its_final(gateway: Gateway, upstream: ScriptedUpstream, tmp_path: Path) -> None:
+async def test_an_interim_turns_into_its_final(gateway: Gateway, upstream: ScriptedUpstream, browser: str) -> None:
     """While the sample plays; a recognizer that is behind real time has no interims."""
     seen = asyncio.Event()
 
@@ -161,7 +169,7 @@ async def test_an_interim_turns_into_its_final(gateway: Gateway, upstream: Scrip
             pass
 
     upstream.script = speaks
-    async with open_page(gateway.http, tmp_path) as page:
+    async with open_page(gateway.http, browser) as page:
         await page.click("#sample-choice")
         await page.click("#go")
         await page.until(f"{words('#interim')}.includes('it was the')")
@@ -175,8 +183,8 @@ async def test_an_interim_turns_into_its_final(gateway: Gateway, upstream: Scrip
 
 
 @needs_chromium
-async def test_the_page_tells_what_the_gateway_says(gateway: Gateway, tmp_path: Path) -> None:
-    async with fake_run(gateway, tmp_path) as page:
+async def test_the_page_tells_what_the_gateway_says(gateway: Gateway, browser: str, tmp_path: Path) -> None:
+    async with fake_run(gateway, browser, tmp_path) as page:
         assert await page.run(text("#status")) == "Connecting"
         await page.run("fake.start(1e9)")
         assert await page.run(text("#status")) == "Listening"
@@ -198,8 +206,8 @@ async def test_the_page_tells_what_the_gateway_says(gateway: Gateway, tmp_path: 
 
 
 @needs_chromium
-async def test_audio_goes_out_in_chunks_of_100_ms(gateway: Gateway, tmp_path: Path) -> None:
-    async with fake_run(gateway, tmp_path) as page:
+async def test_audio_goes_out_in_chunks_of_100_ms(gateway: Gateway, browser: str, tmp_path: Path) -> None:
+    async with fake_run(gateway, browser, tmp_path) as page:
         await page.run("fake.start(1e6)")
         await page.until("fake.sizes.length >= 5")
         start, sizes = await page.run("[fake.said[0], fake.sizes]")
@@ -210,9 +218,9 @@ async def test_audio_goes_out_in_chunks_of_100_ms(gateway: Gateway, tmp_path: Pa
 
 
 @needs_chromium
-async def test_a_microphone_that_may_not_be_heard_is_told(gateway: Gateway, tmp_path: Path) -> None:
+async def test_a_microphone_that_may_not_be_heard_is_told(gateway: Gateway, browser: str) -> None:
     """This browser has none, and nobody to allow it."""
-    async with open_page(gateway.http, tmp_path) as page:
+    async with open_page(gateway.http, browser) as page:
         await page.click("#go")
         await page.until("document.body.dataset.state === 'error'")
         assert "microphone" in await page.run(text("#status"))
@@ -220,17 +228,17 @@ async def test_a_microphone_that_may_not_be_heard_is_told(gateway: Gateway, tmp_
 
 
 @needs_chromium
-async def test_a_lost_connection_is_told(gateway: Gateway, tmp_path: Path) -> None:
-    async with fake_run(gateway, tmp_path) as page:
+async def test_a_lost_connection_is_told(gateway: Gateway, browser: str, tmp_path: Path) -> None:
+    async with fake_run(gateway, browser, tmp_path) as page:
         await page.run("fake.onclose({ code: 1006, reason: '' })")
         assert "connection_lost" in await page.run(text("#status"))
         assert await page.run(text("#go")) == "Start"
 
 
 @needs_chromium
-async def test_a_recording_waits_for_credit(gateway: Gateway, tmp_path: Path) -> None:
+async def test_a_recording_waits_for_credit(gateway: Gateway, browser: str, tmp_path: Path) -> None:
     """Its sound too: the status says so, and nothing is sent beyond the window."""
-    async with fake_run(gateway, tmp_path) as page:
+    async with fake_run(gateway, browser, tmp_path) as page:
         await page.run("fake.start(20000)")
         await page.until(f"{text('#status')} === 'Listening: waiting, the gateway is behind'")
         assert sum(await page.run("fake.sizes")) == 20_000
@@ -240,8 +248,8 @@ async def test_a_recording_waits_for_credit(gateway: Gateway, tmp_path: Path) ->
 
 
 @needs_chromium
-async def test_the_reader_who_scrolled_up_stays_there(gateway: Gateway, tmp_path: Path) -> None:
-    async with fake_run(gateway, tmp_path) as page:
+async def test_the_reader_who_scrolled_up_stays_there(gateway: Gateway, browser: str, tmp_path: Path) -> None:
+    async with fake_run(gateway, browser, tmp_path) as page:
         more = "for (let i = 0; i < 30; i++) fake.say({type: 'final', text: 'Word.', start_ms: 1000 * i})"
         left = "(c => c.scrollHeight - c.clientHeight - c.scrollTop)(document.querySelector('#captions'))"
         await page.run(f"fake.start(1e6); {more}")
@@ -255,9 +263,9 @@ async def test_the_reader_who_scrolled_up_stays_there(gateway: Gateway, tmp_path
 
 
 @needs_chromium
-async def test_the_client_never_exceeds_the_window(gateway: Gateway, tmp_path: Path) -> None:
+async def test_the_client_never_exceeds_the_window(gateway: Gateway, browser: str) -> None:
     """What may not go yet waits, and `stop` waits behind it."""
-    async with fake_client(gateway, tmp_path) as page:
+    async with fake_client(gateway, browser) as page:
         await page.run("client.send(new Uint8Array(2500)); client.stop(); fake.start(1000, 300)")
         assert await page.run("fake.order") == ["start", 300, 300, 300, 100]
         await page.run("fake.say({type: 'ack', received: 1000, final: 500, window: 1000})")
@@ -271,9 +279,9 @@ async def test_the_client_never_exceeds_the_window(gateway: Gateway, tmp_path: P
 
 
 @needs_chromium
-async def test_the_client_tells_what_it_could_not_keep(gateway: Gateway, tmp_path: Path) -> None:
+async def test_the_client_tells_what_it_could_not_keep(gateway: Gateway, browser: str) -> None:
     """Thirty seconds wait for credit; what comes on top becomes one gap, in its place."""
-    async with fake_client(gateway, tmp_path) as page:
+    async with fake_client(gateway, browser) as page:
         full = 30 * 16_000
         await page.run(f"fake.start(0, {full}); client.send(new Uint8Array({full}))")
         await page.run("client.send(new Uint8Array(1000)); client.send(new Uint8Array(500))")
@@ -285,8 +293,8 @@ async def test_the_client_tells_what_it_could_not_keep(gateway: Gateway, tmp_pat
 
 
 @needs_chromium
-async def test_the_client_brings_its_token(gateway: Gateway, tmp_path: Path) -> None:
-    async with fake_client(gateway, tmp_path, token="t0ken") as page:
+async def test_the_client_brings_its_token(gateway: Gateway, browser: str) -> None:
+    async with fake_client(gateway, browser, token="t0ken") as page:
         assert await page.run("fake.protocols") == ["stt.v1", "bearer.t0ken"]
         await page.run("client.close()")
         assert await page.run("heard.at(-1)") == ["ended", {}]
@@ -315,8 +323,8 @@ def microphone(file: Path) -> tuple[str, ...]:
 
 
 @asynccontextmanager
-async def open_page(url: str, folder: Path, *flags: str) -> AsyncIterator[Page]:
-    async with open_browser(folder / "profile", *flags) as page:
+async def open_page(url: str, browser: str) -> AsyncIterator[Page]:
+    async with open_tab(browser) as page:
         await page.look(1200, 760)
         await page.open(url)
         await page.until("document.body.dataset.state === 'ready'")
@@ -324,9 +332,9 @@ async def open_page(url: str, folder: Path, *flags: str) -> AsyncIterator[Page]:
 
 
 @asynccontextmanager
-async def fake_run(gateway: Gateway, folder: Path) -> AsyncIterator[Page]:
+async def fake_run(gateway: Gateway, browser: str, folder: Path) -> AsyncIterator[Page]:
     """The page from the press on Start, with `fake` for a gateway; the file that it reads is a silent minute."""
-    async with open_page(gateway.http, folder) as page:
+    async with open_page(gateway.http, browser) as page:
         await page.run(FAKE_SOCKET)
         await page.click("[value=file] ~ span")
         await page.choose_file("#file", write_wav(folder / "quiet.wav", 48_000, bytes(96_000 * 60)))
@@ -336,10 +344,10 @@ async def fake_run(gateway: Gateway, folder: Path) -> AsyncIterator[Page]:
 
 
 @asynccontextmanager
-async def fake_client(gateway: Gateway, folder: Path, **options: Any) -> AsyncIterator[Page]:
+async def fake_client(gateway: Gateway, browser: str, **options: Any) -> AsyncIterator[Page]:
     """`client`, alone, with `fake` for a gateway; `heard` is what its handlers were called with."""
     options["start"] = {"audio": {"encoding": "LINEAR16", "sample_rate_hertz": 8000}, "language_codes": ["en-US"]}
-    async with open_page(gateway.http, folder) as page:
+    async with open_page(gateway.http, browser) as page:
         await page.run(FAKE_SOCKET)
         await page.run(
             "import('/web/client.js').then(async ({ CaptionsClient }) => { window.heard = [];"
