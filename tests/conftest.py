@@ -1,4 +1,5 @@
-"""Tests run on uvloop, as the gateway does. Fixtures: the scripted upstream with a gateway in front of it, per test.
+"""Tests run on uvloop, as the gateway does. Fixtures: for each test an upstream that follows a script, and a gateway
+before it; for all of them one emulator.
 
 A test that waits for what never comes ends by a timeout of asyncio: the signal of pytest-timeout does not reach a
 test on uvloop, which swallows what a signal's handler raises.
@@ -7,13 +8,14 @@ test on uvloop, which swallows what a signal's handler raises.
 import asyncio
 import functools
 import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
 import pytest
 import uvloop
 from hypothesis import HealthCheck, settings
 
+from tests.emulator_client import serve
 from tests.gateway import Gateway, run_gateway
 from tests.upstream import ScriptedUpstream
 
@@ -43,6 +45,12 @@ def _bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[No
 def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.AbstractEventLoop]]:
     """The loop that the gateway runs on."""
     return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest.fixture(scope="session")
+def port() -> Iterator[int]:
+    """Of one emulator for all tests that change nothing about it."""
+    yield from serve()
 
 
 @pytest.fixture

@@ -4,11 +4,10 @@ Every second recording, to be done in time; over all 115 (13 minutes) it was 12.
 """
 
 import asyncio
-from collections.abc import Iterator
 
 import pytest
 
-from tests.emulator_client import Asked, Google, google, pieces, serve
+from tests.emulator_client import Asked, Google, google, pieces
 from tests.speech_files import Recording, shared_recordings, word_errors
 
 pytest.importorskip("onnxruntime")
@@ -21,12 +20,6 @@ USABLE = [r for r in shared_recordings() if r.readable and r.path.parent.name !=
 RECORDINGS = [r for r in USABLE if r.name != PARTLY_WRITTEN][::2]
 
 pytestmark = pytest.mark.skipif(not RECORDINGS, reason="no shared recordings")
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """One server for all of these tests."""
-    yield from serve()
 
 
 async def test_streaming_costs_at_most_three_points_of_accuracy(port: int) -> None:

@@ -1,20 +1,12 @@
 """What a call says beside words: voice-activity events and timeouts, the bill, whose answer it is."""
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.emulator_client import SECOND, Asked, Heard, billed, end_of, google, pieces, rest, serve, silence, speech
+from tests.emulator_client import SECOND, Asked, Heard, billed, end_of, google, pieces, rest, silence, speech
 
 pytest.importorskip("onnxruntime")
 
 BOTH = pytest.mark.parametrize("version", ["v1", "v2"])
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """One server for all of these tests."""
-    yield from serve("--workers", "1")
 
 
 @BOTH

@@ -16,15 +16,9 @@ BAD = "Invalid recognition 'config': "
 
 
 @pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """One server for all of these tests."""
-    yield from serve("--workers", "1")
-
-
-@pytest.fixture(scope="module")
 def short() -> Iterator[int]:
-    """A server whose streams last half a second."""
-    yield from serve("--workers", "1", "--stream-limit", "0.5")
+    """A server whose streams last a second."""
+    yield from serve("--workers", "1", "--stream-limit", "1")
 
 
 @pytest.fixture(scope="module")
@@ -233,8 +227,8 @@ async def test_what_makes_no_difference_here_is_accepted(port: int) -> None:
 # -- limits ----------------------------------------------------------------------------------------------------------
 
 TOO_LONG = {
-    "v1": ("OUT_OF_RANGE", "Exceeded maximum allowed stream duration of 0.5 seconds."),
-    "v2": ("ABORTED", "Max duration of 0.5 seconds reached for stream."),
+    "v1": ("OUT_OF_RANGE", "Exceeded maximum allowed stream duration of 1 seconds."),
+    "v2": ("ABORTED", "Max duration of 1 seconds reached for stream."),
 }
 IDLE = {
     "v1": (

@@ -1,13 +1,12 @@
 """What the emulator hears: real speech through the unmodified clients of both versions."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.emulator_client import SECOND, Asked, end_of, google, pieces, serve, silence, speech
+from tests.emulator_client import SECOND, Asked, end_of, google, pieces, silence, speech
 from tests.speech_files import TWO_CITIES, normal, word_errors
 
 pytest.importorskip("onnxruntime")
@@ -15,12 +14,6 @@ pytest.importorskip("onnxruntime")
 BOTH = pytest.mark.parametrize("version", ["v1", "v2"])
 FIRST_WORDS = "it was the best of times it was the worst of times it was the age of wisdom"
 FIRST_SECONDS = 6.6
-
-
-@pytest.fixture(scope="module")
-def port() -> Iterator[int]:
-    """One server for all of these tests."""
-    yield from serve()
 
 
 @BOTH

@@ -3,13 +3,13 @@
 import asyncio
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from tests.emulator_client import pieces, serve, speech
+from tests.emulator_client import pieces, speech
 from tests.gateway import Gateway, run_gateway, transcribe
 from tests.speech_files import Recording, normal, sample, shared_recordings, word_errors
 
@@ -30,14 +30,9 @@ PATIENT = 600
 """Seconds: a recognizer that shares a slow machine with its tests is not given up."""
 
 
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[int]:
-    yield from serve()
-
-
 @pytest.fixture
-async def gateway(emulator: int) -> AsyncIterator[Gateway]:
-    async with run_gateway(upstream=f"grpc://127.0.0.1:{emulator}", answer_seconds=PATIENT) as running:
+async def gateway(port: int) -> AsyncIterator[Gateway]:
+    async with run_gateway(upstream=f"grpc://127.0.0.1:{port}", answer_seconds=PATIENT) as running:
         yield running
 
 
@@ -51,13 +46,13 @@ def audio(encoding: str, rate: int) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("api", ["v1", "v2"])
-async def test_the_sample_recording_comes_back_in_words(emulator: int, api: str) -> None:
+async def test_the_sample_recording_comes_back_in_words(port: int, api: str) -> None:
     """The 44 s recording inside the recognizer's package: under 15 % word errors, through either API."""
     recording = sample()
     assert recording is not None
     rate, pcm = recording.pcm()
     config = SessionConfig(audio=Audio("LINEAR16", rate), language_codes=["en-US"])
-    async with run_gateway(upstream=f"grpc://127.0.0.1:{emulator}", speech_api=api, answer_seconds=PATIENT) as gateway:
+    async with run_gateway(upstream=f"grpc://127.0.0.1:{port}", speech_api=api, answer_seconds=PATIENT) as gateway:
         async with Transcriber(gateway.url, config) as transcriber:
             said = asyncio.create_task(finals(transcriber))
             await transcriber.send(pcm)
@@ -114,11 +109,11 @@ async def test_every_rate_is_understood(gateway: Gateway, rate: int) -> None:
 
 @pytest.mark.parametrize("encoding", ["MULAW", "ALAW"])
 @pytest.mark.parametrize("api", ["v1", "v2"])
-async def test_telephone_encodings_are_understood(emulator: int, api: str, encoding: str) -> None:
+async def test_telephone_encodings_are_understood(port: int, api: str, encoding: str) -> None:
     """ALAW on v1, which has none, goes up as LINEAR16."""
     samples = np.frombuffer(speech(0.5, 9.0, 8000), np.int16)
     coded = encode(samples, encoding)
-    async with run_gateway(upstream=f"grpc://127.0.0.1:{emulator}", speech_api=api, answer_seconds=PATIENT) as gateway:
+    async with run_gateway(upstream=f"grpc://127.0.0.1:{port}", speech_api=api, answer_seconds=PATIENT) as gateway:
         said = text(await transcribe(gateway, *pieces(coded, 800), audio=audio(encoding, 8000)))
     assert "best of times" in said.lower()
 
@@ -142,13 +137,13 @@ async def test_telephone_recordings_work(gateway: Gateway, encoding: str) -> Non
 
 
 @pytest.mark.skipif(not AT_16_KHZ, reason="no shared recordings")
-async def test_the_gateway_costs_no_word_on_real_speech(gateway: Gateway, emulator: int) -> None:
+async def test_the_gateway_costs_no_word_on_real_speech(gateway: Gateway, port: int) -> None:
     """The words through the gateway are those of one uninterrupted stream to the recognizer."""
     from tests.emulator_client import Asked, google
 
     chosen = AT_16_KHZ[::6]
     said = await many(gateway, chosen, "LINEAR16")
-    async with google("v2", emulator) as client:
+    async with google("v2", port) as client:
         straight = [(await client.recognize(Asked(), pieces(r.pcm()[1]))).text for r in chosen]
     assert [normal(words) for words in said] == [normal(words) for words in straight]
 

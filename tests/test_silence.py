@@ -5,7 +5,7 @@ Scripted upstreams say which audio they heard; real speech decides what is silen
 
 import random
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from itertools import accumulate, pairwise
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.emulator_client import pieces, serve, silence, speech
+from tests.emulator_client import pieces, silence, speech
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
 from tests.speech_files import normal, sample
 from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream, hears_bytes, refuses
@@ -209,25 +209,20 @@ def test_a_gate_without_its_packages_stops_the_start(monkeypatch: pytest.MonkeyP
         create_app(Settings(upstream="grpc://127.0.0.1:1", silence_gate=True))
 
 
-@pytest.fixture(scope="module")
-def emulator() -> Iterator[int]:
-    yield from serve()
-
-
-async def test_the_words_are_the_same_and_cost_less(emulator: int) -> None:
+async def test_the_words_are_the_same_and_cost_less(port: int) -> None:
     """The sample recording with 20 s of silence in its pauses, through a real recognizer with and without the gate."""
     parts = [speech(0, 13.2), speech(13.2, 20.9), speech(20.9, 28.8), speech(28.8, 44.3)]
-    with_gate, without = [await through(emulator, parts, silence_gate=gate) for gate in (True, False)]
+    with_gate, without = [await through(port, parts, silence_gate=gate) for gate in (True, False)]
     assert words(with_gate, parts) == words(without, parts)
     assert without[-1]["billed_ms"] >= 104_000
     assert with_gate[-1]["billed_ms"] < 104_000 - 3 * 10_000
     assert with_gate[-1]["audio_ms"] == without[-1]["audio_ms"]
 
 
-async def through(emulator: int, parts: list[bytes], **settings: Any) -> list[dict[str, Any]]:
+async def through(port: int, parts: list[bytes], **settings: Any) -> list[dict[str, Any]]:
     """Silence goes on only when what was said is final: a slow recognizer is not what is tried here."""
     patient = {"leg_idle_seconds": 600, "answer_seconds": 600}
-    async with run_gateway(upstream=f"grpc://127.0.0.1:{emulator}", **patient, **settings) as gateway:
+    async with run_gateway(upstream=f"grpc://127.0.0.1:{port}", **patient, **settings) as gateway:
         async with Client.connect(gateway) as client:
             await client.say(START, *pieces(parts[0]))
             sent = len(parts[0])
