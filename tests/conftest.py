@@ -20,7 +20,7 @@ from tests.gateway import Gateway, run_gateway
 from tests.upstream import ScriptedUpstream
 
 TEST_SECONDS = 300
-"""Below pytest's own `timeout`, which ends the whole run. The longest test takes 20 s on two idle cores."""
+"""Below pytest's own `timeout`, which ends the whole run. Most of the longest tests take 20 s on two idle cores."""
 
 settings.register_profile(
     "any machine", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow], database=None
@@ -29,14 +29,16 @@ settings.load_profile("any machine")
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
+    """Half of a test's own `timeout`, where it has one."""
     if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
-        item.obj = _bounded(item.obj)
+        own = item.get_closest_marker("timeout")
+        item.obj = _bounded(item.obj, own.args[0] / 2 if own else TEST_SECONDS)
 
 
-def _bounded(test: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+def _bounded(test: Callable[..., Awaitable[None]], seconds: float) -> Callable[..., Awaitable[None]]:
     @functools.wraps(test)
     async def bounded(*args: Any, **fixtures: Any) -> None:
-        async with asyncio.timeout(TEST_SECONDS):
+        async with asyncio.timeout(seconds):
             await test(*args, **fixtures)
 
     return bounded

@@ -2,8 +2,6 @@
 six hours.
 """
 
-import pytest
-
 from tests.gateway import run_gateway
 from tests.hours import kept_bytes, kept_events, limits, live_long, tasks, until_nothing_is_left, upstream_of_hours
 from tests.upstream import BYTES_PER_SECOND, ScriptedUpstream
@@ -13,7 +11,6 @@ SPEED = 60
 LIMITS = limits(SPEED) | {"leg_soft_limit_seconds": 30 / SPEED, "leg_hard_limit_seconds": 45 / SPEED}
 
 
-@pytest.mark.timeout(300)
 async def test_a_long_session_keeps_little_and_leaves_nothing_behind(upstream: ScriptedUpstream) -> None:
     """Streams that are changed, fail and are parked all the time; every four bytes named once, in order."""
     upstream.script = upstream_of_hours(upstream, SPEED, failures=1 / 90)

@@ -26,7 +26,7 @@ PLANS = (
 
 
 @pytest.mark.skipif(sample() is None, reason="the recognizer's package has no recording")
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 async def test_no_word_is_lost_and_none_is_told_twice() -> None:
     """With legs of 8 s, with faults of every kind, with both, and with the upstream away in the middle of speech."""
     base, *others = await asyncio.gather(*[transcribe_elsewhere(plan) for plan in PLANS])
