@@ -140,7 +140,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.prove", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--seeds", type=_seeds, default=_seeds("20"), help="how many, or a range such as 3-5")
-    parser.add_argument("--speed", type=float, default=2, help="times real time; every limit shrinks with it")
+    parser.add_argument("--speed", type=float, default=1, help="times real time; every limit shrinks with it")
     parser.add_argument("--jobs", type=int, default=4, help="runs at the same time")
     parser.add_argument("--only", default=",".join(KINDS), help=f"some of {', '.join(KINDS)}")
     options = parser.parse_args()

@@ -262,6 +262,17 @@ def test_any_frame_resets_the_idle_timer() -> None:
     assert [m["code"] for m in due(a_session)] == ["idle", "idle"]
 
 
+def test_a_client_that_has_used_up_its_window_waits_for_us_and_is_not_idle() -> None:
+    a_session = session()
+    for _ in range(10):
+        a_session.receive_audio(bytes(SECOND))
+    a_session.tick(500.0)
+    a_session.receive(Settled(8 * SECOND))
+    a_session.tick(559.0)
+    with pytest.raises(SessionError, match="no frame for 60 s"):
+        a_session.tick(560.0)
+
+
 def test_after_stop_the_client_may_be_silent_for_as_long_as_the_last_finals_take() -> None:
     a_session = session()
     a_session.stop()

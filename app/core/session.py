@@ -321,7 +321,9 @@ class Session:
         """At least every second. Raises SessionError when the client was silent for too long."""
         if self.received > self.link.acked[0]:
             self.link.ack_due = True
-        idle_for = now - self._heard_at if self.phase is Phase.LISTENING else 0.0  # after `stop` it is our turn
+        if not self._is_the_clients_turn:
+            self.heard_from_client(now)
+        idle_for = now - self._heard_at
         if idle_for >= self._timers.idle:
             raise SessionError("idle_timeout", f"no frame for {self._timers.idle:g} s, the limit")
         if idle_for >= self._timers.idle * IDLE_WARNING:
@@ -329,6 +331,11 @@ class Session:
         left = self._timers.max_session - (now - self._opened_at)
         if left <= SESSION_LIMIT_WARNING_SECONDS:
             self._warn("session_limit", "the session reaches its longest time: the gateway will stop it", left)
+
+    @property
+    def _is_the_clients_turn(self) -> bool:
+        """Not after `stop`, and not while it has used up its window, give or take a frame: then it waits for us."""
+        return self.phase is Phase.LISTENING and self.received - self.settled + MAX_FRAME_BYTES < self._window_bytes
 
     def over(self, now: float) -> bool:
         """Whether the session has reached its longest time and should be closed."""
