@@ -14,7 +14,7 @@ import pytest
 
 from app.speech.errors import BY_TEXT, MEANING
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
-from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream
+from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream, hears_bytes
 
 TENTH = BYTES_PER_SECOND // 10
 CODES = [
@@ -404,6 +404,36 @@ async def test_a_leg_that_does_not_answer_is_given_up(upstream: ScriptedUpstream
             upstream.script = names_samples()
             messages = await client.hear_all()
     assert [m["text"] for m in messages if m["type"] == "final"] == ["0-1599", "1600-3199"]
+
+
+async def test_a_client_that_waits_for_us_makes_no_pause(upstream: ScriptedUpstream) -> None:
+    """A stream takes all that may be kept and says nothing: the client may send no more, and what it was about to say
+    belongs to the same utterance."""
+    settings = {"replay_seconds": 10, "max_utterance_seconds": 9, "answer_seconds": 1}
+    pauses = {"leg_idle_seconds": 0.2, "leg_pause_seconds": 0.2}
+    audio = random.Random(1).randbytes(14 * BYTES_PER_SECOND)
+    window = 10 * BYTES_PER_SECOND
+
+    async def script(call: Call) -> AsyncIterator[Any]:
+        if call is upstream.calls[0]:
+            async for _ in call.hear():
+                pass
+            await asyncio.Event().wait()
+        async for response in hears_bytes()(call):
+            yield response
+
+    upstream.script = script
+    async with run_gateway(upstream=f"grpc://{upstream.address}", **settings, **pauses) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, *[audio[at : at + 3200] for at in range(0, window, 3200)])
+            while not (await client.hear("ack"))["final"]:
+                pass
+            await client.say(*[audio[at : at + 3200] for at in range(window, len(audio), 3200)], {"type": "stop"})
+            messages = await client.hear_all()
+    assert upstream.calls[1].audio == audio
+    finals = [message for message in messages if message["type"] == "final"]
+    assert [message["end_ms"] for message in finals] == list(range(1000, 14_001, 1000))
+    assert (messages[-1]["audio_ms"], messages[-1]["gap_ms"]) == (14_000, 0)
 
 
 async def test_a_long_utterance_without_interims_is_not_given_up(upstream: ScriptedUpstream) -> None:

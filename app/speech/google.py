@@ -112,7 +112,7 @@ class GoogleRecognizer:
             self._legs.park(now, self._gatherer.flush())
         self._legs.tick(now)
         if self._legs.is_deadlocked(now):
-            self._legs.cut(now)
+            self._legs.park(now, b"")
         keeps_up = (
             not self._putting
             and self.queued_ms <= self._limits.chunk_ms

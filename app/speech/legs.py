@@ -199,8 +199,8 @@ class Legs:
 
     def is_deadlocked(self, now: float) -> bool:
         """As much is kept as may be, the leg has all of it, and says nothing: only its end can make room."""
-        leg = self._newest
-        if leg is None or not self._is_brimming or self.queued_bytes or self._handover.open is None:
+        leg, listens = self._newest, self._handover.open is not None and self._parked is None
+        if leg is None or not self._is_brimming or self.queued_bytes or not listens:
             return False
         return now - max(leg.heard_at, leg.sent_at) >= self._limits.answer
 
@@ -217,6 +217,8 @@ class Legs:
 
     def tick(self, now: float) -> None:
         """At least every second: gives up a leg that does not answer, and the wait for audio."""
+        if self._is_brimming:
+            self._audio_at = now  # none comes, but that is no pause
         if self._parked is not None and now - self._audio_at >= self._limits.pause:
             self.cut(now)
         for leg in [*self._legs.values(), *self._retired]:
@@ -364,7 +366,10 @@ class Legs:
             self._retired.discard(leg)
             self._tell_bill(leg, self._listen)
             self._finish_if_done()
-        elif leg is self._parked and leg.error is not None:
+        elif leg is self._parked and leg.error is not None and self._is_brimming:
+            self._parked = None  # the next leg hears the utterance, and goes on with it
+            self._close_ended()
+        elif leg is self._parked and (leg.error is not None or self._is_brimming):
             self.cut(self._clock())
         else:
             self._close_ended()
