@@ -468,13 +468,20 @@ class Legs:
             case Settled(offset):
                 self._handover.settle(leg.stretch, offset)
                 self._say_settled()
-                if self._clock() - leg.opened_at >= self._limits.soft:
+                if self._is_old(leg):
                     self._hand_back(leg)
             case ActivityTimeout():
                 self._deafen()
                 self._listen(event)
             case Result() | SpeechActivity():
                 self._listen(event)
+
+    def _is_old(self, leg: Leg) -> bool:
+        """One that catches up is kept to its hard limit: what it was sent ahead would be heard again by the next one,
+        and with many changes nobody would ever catch up."""
+        catches_up = leg.behind(self._handover.taken) > self._untold
+        limit = self._limits.hard if catches_up else self._limits.soft
+        return self._clock() - leg.opened_at >= limit
 
     def _deafen(self) -> None:
         self.deaf = True
