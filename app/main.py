@@ -22,8 +22,8 @@ from app.core.session import Session
 from app.embedded import EmbeddedEmulator
 from app.emulator.models import ModelMissing, require_packages, sample_recording
 from app.hub import Hub, HubLimits
+from app.live import Recognize, Recognizer
 from app.metrics import Metrics
-from app.relay import Recognize, Recognizer
 from app.settings import Settings, SettingsError
 from app.speech import languages
 from app.speech.credentials import GoogleAccess, NoCredentials, google_access
@@ -227,6 +227,7 @@ def _hub_limits(settings: Settings) -> HubLimits:
         max_session=settings.max_session_seconds,
         send=settings.send_timeout_seconds,
         window=settings.replay_seconds,
+        resume=settings.resume_window_seconds,
     )
 
 
@@ -255,6 +256,6 @@ def _public_config(
             send_timeout_seconds=settings.send_timeout_seconds,
             ping_interval_seconds=settings.ping_interval_seconds,
             ping_timeout_seconds=settings.ping_timeout_seconds,
-            resume_window_seconds=0,
+            resume_window_seconds=settings.resume_window_seconds,
         ),
     )

@@ -1,24 +1,42 @@
-"""One session at work: socket <-> session <-> recognizer. asyncio only, no rule of its own.
+"""One link at work: socket <-> session. asyncio only, no rule of its own.
 
 Two tasks: the reader takes frames (and waits where the recognizer waits, so TCP pushes back on the client), the writer
-alone sends, whatever the session says is due. Whoever changes the session wakes the writer.
+alone sends, whatever the session says is due.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
-from typing import Protocol
+from collections.abc import Coroutine
+from typing import Any, Protocol
 
 from app.core.errors import SessionError
-from app.core.protocol import AudioMessage, Finalize, Gap, Keepalive, Resume, Start, Stop, parse
-from app.core.recognition import Event
-from app.core.session import Phase, Session
+from app.core.protocol import (
+    AudioMessage,
+    Finalize,
+    Gap,
+    Keepalive,
+    Resume,
+    Start,
+    Stop,
+    error_message,
+    parse,
+    serialize,
+)
+from app.live import Live
 
 log = logging.getLogger(__name__)
 
+NORMAL_CLOSURE = 1000
+REFUSE_SECONDS = 1.0
+"""Time to tell a client why its link ends, though its session does not."""
+
 
 class Disconnected(Exception):
-    """The socket is gone."""
+    """The socket is gone. `code` is the client's own close code, where it said one."""
+
+    def __init__(self, code: int | None = None) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class Socket(Protocol):
@@ -39,182 +57,169 @@ class Socket(Protocol):
     async def gone(self) -> None:
         """Waits for the connection's end, however much of it was not received yet."""
 
-
-class Recognizer(Protocol):
-    """Hears one session. It tells what it heard through the callback that it was made with."""
-
-    async def send(self, audio: bytes) -> None:
-        """Waits while the upstream is behind."""
-
-    async def skip(self, count: int) -> None:
-        """The next audio is `count` bytes later."""
-
-    async def finalize(self) -> None:
-        """Everything sent so far becomes final now."""
-
-    async def finish(self) -> None:
-        """No more audio will come."""
-
-    def tick(self, now: float) -> None:
-        """Called at least every second."""
-
-    async def close(self) -> None:
-        """Ends at once and releases everything."""
-
-
-class Meter(Protocol):
-    """Counts what all sessions do."""
-
-    def opened(self) -> None: ...
-
-    def hear(self, event: Event) -> None:
-        """A recognizer says so."""
-
-    def closed(self, session: Session) -> None: ...
-
-
-Recognize = Callable[[Session, Callable[[Event], None]], Recognizer]
+    async def closed(self) -> bool:
+        """After `close`: waits for the connection's end; whether the client answered, and so has read all before it."""
 
 
 class Relay:
-    def __init__(
-        self, session: Session, socket: Socket, recognize: Recognize, *, meter: Meter, send_seconds: float
-    ) -> None:
-        self.session = session
-        self._meter = meter
+    def __init__(self, live: Live, socket: Socket, *, send_seconds: float) -> None:
+        self.live = live
         self._socket = socket
-        self._recognizer = recognize(session, self._hear)
         self._send_seconds = send_seconds
-        self._wake = asyncio.Event()
-        self._upstream = asyncio.Lock()
-        """The recognizer takes one call at a time."""
-        self._finishing: asyncio.Task[None] | None = None
+        self.left = False
+        """The client has closed the connection in good order: it will not come back."""
+        self._within_step = False
+        self._leaving = False
+        self._refusal: asyncio.Future[SessionError] = asyncio.get_running_loop().create_future()
+        """Why this link ends, though the session does not."""
+        self._ended = asyncio.Event()
         self._clock = asyncio.get_running_loop().time
 
     async def run(self) -> None:
-        """Until the session has ended or the socket is gone. Leaves no task and no upstream call behind."""
+        """Until the session has ended, the socket is gone, or the link is refused. The session's steps go on."""
         reader = asyncio.create_task(self._guard(self._read()))
         writer = asyncio.create_task(self._guard(self._write()))
         gone = asyncio.create_task(self._socket.gone())  # a reader that waits for the upstream would not notice
-        self._wake.set()
+        self.live.news.set()
         try:
-            await asyncio.wait({reader, writer, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if self.session.ended:
+            ends: set[asyncio.Future[Any]] = {reader, writer, gone, self._refusal}
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if self._refusal.done():
+                await self._refuse(writer, self._refusal.result())
+            elif self.live.session.ended:
                 await writer
         finally:
-            tasks = [task for task in (reader, writer, gone, self._finishing) if task is not None]
+            self._leaving = True
+            if self._within_step:
+                self.live.adopt(reader)
+            else:
+                reader.cancel()
+            tasks = [writer, gone] if self._within_step else [reader, writer, gone]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await self._recognizer.close()
+            self._ended.set()
 
-    def fail(self, error: SessionError) -> None:
-        """Ends the session from outside: the client is told."""
-        self.session.fail(error)
-        self._wake.set()
+    @property
+    def refusal(self) -> SessionError | None:
+        """Why it ended, where it was refused."""
+        return self._refusal.result() if self._refusal.done() else None
+
+    def refuse(self, error: SessionError) -> None:
+        """Ends this link, not the session: the client is told."""
+        if not self._refusal.done():
+            self._refusal.set_result(error)
+
+    async def ended(self) -> None:
+        """Waits until it neither reads nor sends any more."""
+        await self._ended.wait()
 
     def tick(self, now: float) -> None:
         """At least every second."""
         try:
-            if not self._upstream.locked():  # a client that waits for us is not idle
-                self.session.tick(now)
+            self.live.tick(now)
         except SessionError as error:
-            self.session.fail(error)
-        if self.session.over(now):
-            self.session.close()
-        self._recognizer.tick(now)
-        self._finish_if_closing()
-        self._wake.set()
+            self.refuse(error)
 
     async def _guard(self, work: Coroutine[None, None, None]) -> None:
         """The outermost frame of the reader and the writer: what goes wrong is told to the client or logged."""
         try:
             await work
-        except Disconnected:
-            pass
+        except Disconnected as gone:
+            self.left = gone.code == NORMAL_CLOSURE
         except SessionError as error:
-            self.fail(error)
+            self.live.fail(error)
         except Exception:
-            log.exception("session %s failed", self.session.id)
-            self.fail(SessionError("internal", "the gateway failed: its log has the reason"))
+            log.exception("session %s failed", self.live.session.id)
+            self.live.fail(SessionError("internal", "the gateway failed: its log has the reason"))
 
-    def _hear(self, event: Event) -> None:
-        self._meter.hear(event)
-        self.session.receive(event)
-        self._finish_if_closing()
-        self._wake.set()
-
-    def _finish_if_closing(self) -> None:
-        if self.session.phase is Phase.CLOSING and self._finishing is None:
-            self._finishing = asyncio.create_task(self._finish())
-
-    async def _finish(self) -> None:
-        async with self._upstream:
-            await self._recognizer.finish()
+    async def _refuse(self, writer: asyncio.Task[None], error: SessionError) -> None:
+        writer.cancel()
+        await asyncio.gather(writer, return_exceptions=True)
+        try:
+            async with asyncio.timeout(REFUSE_SECONDS):
+                await refuse(self._socket, error, self.live.session.id)
+        except (TimeoutError, Disconnected):
+            self._socket.abort()
 
     # The reader -------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        while True:
+        while not self._leaving:
             frame = await self._socket.receive()
-            self.session.heard_from_client(self._clock())
-            if isinstance(frame, bytes):
-                await self._send(self.session.receive_audio(frame))
-            else:
-                await self._obey(frame)
+            self.live.session.heard_from_client(self._clock())
+            self._within_step = True
+            try:
+                await self._take(frame)
+            finally:
+                self._within_step = False
+
+    async def _take(self, frame: str | bytes) -> None:
+        if isinstance(frame, bytes):
+            await self._send(self.live.session.receive_audio(frame))
+        else:
+            await self._obey(frame)
 
     async def _obey(self, text: str) -> None:
-        session = self.session
+        session = self.live.session
         match parse(text):
             case AudioMessage() as message:
                 await self._send(session.receive_audio_message(message))
             case Gap() as gap if session.receive_gap(gap):
-                async with self._upstream:
-                    await self._recognizer.skip(gap.bytes)
+                async with self.live.step() as recognizer:
+                    await recognizer.skip(gap.bytes)
             case Finalize() as message if session.finalize(message):
-                async with self._upstream:
-                    await self._recognizer.finalize()
+                async with self.live.step() as recognizer:
+                    await recognizer.finalize()
             case Stop() if session.stop():
-                await self._finish()
+                async with self.live.step() as recognizer:
+                    await recognizer.finish()
             case Keepalive():
                 session.takes("keepalive")
             case Start():
                 raise SessionError("bad_order", "`start` may only be the first message")
             case Resume():
                 raise SessionError("bad_order", "`resume` may only be the first message")
-        self._wake.set()
+        self.live.news.set()
 
     async def _send(self, audio: bytes) -> None:
         if audio:
-            async with self._upstream:
-                await self._recognizer.send(audio)
-            self.session.heard_from_client(self._clock())
+            async with self.live.step() as recognizer:
+                await recognizer.send(audio)
+            self.live.session.heard_from_client(self._clock())
 
     # The writer -------------------------------------------------------------------------------
 
     async def _write(self) -> None:
+        session, news = self.live.session, self.live.news
         while True:
-            await self._wake.wait()
-            self._wake.clear()
-            ended = self.session.ended
+            await news.wait()
+            news.clear()
+            ended = session.ended
             try:
                 async with asyncio.timeout(self._send_seconds):
-                    for message in self.session.due():
+                    for message in session.due():
                         await self._socket.send(message)
-                    self.session.forget_sent()
                     if ended:
                         await self._close()
+                        session.delivered = await self._socket.closed()
                         return
             except TimeoutError:
-                self.session.fail(SessionError("slow_client", f"nothing was read for {self._send_seconds:g} s"))
                 self._socket.abort()
+                self.refuse(SessionError("slow_client", f"nothing was read for {self._send_seconds:g} s"))
                 return
 
     async def _close(self) -> None:
-        if error := self.session.error:
+        if error := self.live.session.error:
             await self._socket.close(error.refusal.close_code, clip(error.message))
         else:
             await self._socket.close(1000, "stopped")
+
+
+async def refuse(socket: Socket, error: SessionError, session_id: str | None = None) -> None:
+    """Tells a client why its socket is closed, and closes it."""
+    await socket.send(serialize(error_message(error, session_id)))
+    await socket.close(error.refusal.close_code, clip(error.message))
 
 
 def clip(reason: str) -> str:

@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     idle_timeout_seconds: float = Field(60, gt=0, description="A session without any frame for so long is closed 4408.")
     max_session_seconds: float = Field(14_400, gt=0, description="Longest session; then it is stopped in good order.")
     send_timeout_seconds: float = Field(10, gt=0, description="A client that reads nothing for so long is closed 4408.")
+    resume_window_seconds: float = Field(
+        120, ge=0, description="A session without a connection waits so long for its client; 0: it ends with it."
+    )
     ping_interval_seconds: float = Field(10, gt=0, description="Interval of WebSocket pings.")
     ping_timeout_seconds: float = Field(
         10, gt=0, description="After a ping, a client without any byte for so long is dead."

@@ -48,8 +48,9 @@ class Gateway:
 
 @asynccontextmanager
 async def run_gateway(**settings: Any) -> AsyncIterator[Gateway]:
-    """`settings` as in app/settings.py; the environment's are ignored. Audio goes upstream as fast as it can."""
-    defaults = {"upstream_speed": 1000.0, "host": "127.0.0.1", "port": 0}
+    """`settings` as in app/settings.py; the environment's are ignored. Audio goes upstream as fast as it can, and a
+    session ends with its socket."""
+    defaults = {"upstream_speed": 1000.0, "host": "127.0.0.1", "port": 0, "resume_window_seconds": 0.0}
     chosen = Settings.model_validate(defaults | settings)
     app = create_app(chosen)
     listener = listen(chosen.host, chosen.port)
@@ -97,6 +98,11 @@ class Client:
             if message["type"] == kind:
                 return message
 
+    async def hear_one(self) -> dict[str, Any]:
+        """The next message, whatever it is."""
+        self.messages.append(json.loads(await self.socket.recv()))
+        return self.messages[-1]
+
     async def hear_all(self) -> list[dict[str, Any]]:
         """Everything until the gateway closes."""
         try:
@@ -104,6 +110,11 @@ class Client:
                 self.messages.append(json.loads(await self.socket.recv()))
         except ConnectionClosed:
             return self.messages
+
+    async def drop(self) -> None:
+        """The network is gone: no close frame, and nothing more is read."""
+        self.socket.transport.abort()
+        await self.socket.wait_closed()
 
     def heard(self, kind: str) -> list[dict[str, Any]]:
         return [message for message in self.messages if message["type"] == kind]

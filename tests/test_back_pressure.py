@@ -26,8 +26,8 @@ GRPC_BYTES = 256 * 1024
 
 
 def the_session(gateway: Gateway) -> Session:
-    (relay,) = gateway.hub._relays.values()
-    return relay.session
+    (live,) = gateway.hub._lives.values()
+    return live.session
 
 
 async def until(condition: Callable[[], object]) -> None:

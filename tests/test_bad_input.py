@@ -95,8 +95,8 @@ ALLOWED_TYPES = "start, audio, resume, gap, finalize, keepalive, stop"
 
 TABLE = [
     # The first message
-    Row("audio before start", (SECOND[:640],), "bad_order", 4400, ("must be `start`, not audio",)),
-    Row("stop before start", (STOP,), "bad_order", 4400, ("must be `start`, not `stop`",)),
+    Row("audio before start", (SECOND[:640],), "bad_order", 4400, ("must be `start` or `resume`, not audio",)),
+    Row("stop before start", (STOP,), "bad_order", 4400, ("must be `start` or `resume`, not `stop`",)),
     Row("keepalive before start", ({"type": "keepalive"},), "bad_order", 4400, ("not `keepalive`",)),
     Row("base64 audio before start", (content(b"ab"),), "bad_order", 4400, ("not `audio`",)),
     Row(

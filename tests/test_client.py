@@ -202,9 +202,10 @@ async def test_what_is_not_final_is_kept_and_nothing_else() -> None:
         await transcriber.send(audio)
         await transcriber._until(lambda: transcriber.settled == 4000)
         assert transcriber.received == 7000
-        kept = transcriber._unsettled.replay()
+        transcriber._outbox.rewind(0)
+        kept = list(iter(transcriber._outbox.next, None))
         assert kept[0][0] == 4000
-        assert b"".join(chunk for _, chunk in kept) == audio[4000:]
+        assert b"".join(chunk for _, chunk in kept if isinstance(chunk, bytes)) == audio[4000:]
         await transcriber.stop()
         await heard(transcriber)
 
@@ -290,7 +291,7 @@ async def test_leaving_early_closes_the_socket_and_leaves_no_task() -> None:
         async with Transcriber(url, CONFIG) as transcriber:
             await transcriber.send(bytes(100))
         await gone.wait()
-        assert transcriber._listener.done()
+        assert transcriber._keeper.done()
         assert not {task for task in asyncio.all_tasks() - before if task.get_name() == "transcriber"}
 
 

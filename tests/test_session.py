@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.core.errors import SessionError
-from app.core.protocol import MAX_FRAME_BYTES, Alternative, AudioMessage, Finalize, Gap, WordInfo, parse
+from app.core.protocol import MAX_FRAME_BYTES, Alternative, AudioMessage, Finalize, Gap, Resume, WordInfo, parse
 from app.core.recognition import (
     ActivityTimeout,
     Failed,
@@ -23,10 +23,10 @@ SECOND = 32_000
 START = {"type": "start", "audio": {"encoding": "LINEAR16", "sample_rate_hertz": 16000}, "language_codes": ["en-US"]}
 
 
-def session(**start: Any) -> Session:
-    config = parse(json.dumps(START | start))
+def session(*, keeps_history: bool = True, **start: Any) -> Session:
+    config: Any = parse(json.dumps(START | start))
     timers = Timers(idle=60, max_session=600)
-    return Session("s", config, timers=timers, window_seconds=10, now=0.0)  # type: ignore[arg-type]
+    return Session("s", config, timers=timers, window_seconds=10, now=0.0, keeps_history=keeps_history)
 
 
 def due(a_session: Session, kind: str | None = None) -> list[dict[str, Any]]:
@@ -220,11 +220,13 @@ def test_stopped_is_the_last_event_and_has_the_sums() -> None:
     assert a_session.ended
 
 
-@pytest.mark.parametrize("again", ["audio", "gap", "finalize", "stop"])
+@pytest.mark.parametrize("again", ["audio", "gap", "finalize"])
 def test_after_stop_only_keepalive_may_come(again: str) -> None:
+    """And `stop`, which says nothing new: a client that has resumed does not know whether it was heard."""
     a_session = session()
     a_session.stop()
     assert a_session.takes("keepalive")
+    assert not a_session.stop()
     with pytest.raises(SessionError) as error:
         a_session.takes(again)
     assert error.value.code == "bad_order"
@@ -331,11 +333,10 @@ def test_nothing_follows_an_error() -> None:
 
 
 def test_what_nobody_can_come_back_for_is_forgotten() -> None:
-    a_session = session()
+    a_session = session(keeps_history=False)
     for i in range(3):
         a_session.receive(final(f"word {i}", i, i + 1))
         due(a_session)
-        a_session.forget_sent()
     assert a_session.history.after(3) == []
     a_session.receive(final("more", 3, 4))
     assert [m["event"] for m in due(a_session)] == [4]
@@ -348,3 +349,60 @@ def test_finalize_without_end_is_refused() -> None:
         a_session.finalize(Finalize())
     with pytest.raises(SessionError, match="1000 `finalize` wait"):
         a_session.finalize(Finalize())
+
+
+# Links come and go ----------------------------------------------------------------------------
+
+
+def resume(token: str, last_event: int = 0) -> Resume:
+    return Resume("s", token, last_event)
+
+
+def test_a_new_link_gets_what_the_old_one_had_not() -> None:
+    a_session = session()
+    a_session.started("first", 1000)
+    a_session.receive_audio(bytes(SECOND))
+    for i in range(3):
+        a_session.receive(final(f"word {i}", i, i + 1))
+    due(a_session)
+    a_session.detach(5.0)
+    a_session.receive(final("word 3", 3, 4))
+    a_session.check_resume(resume("first", 2))
+    a_session.resume(resume("first", 2), "second", 6.0)
+    resumed, *events = due(a_session)
+    assert resumed == {"type": "resumed", "offset": SECOND, "resume_token": "second", "replayed": 2}
+    assert [message["event"] for message in events] == [3, 4]
+
+
+def test_what_is_for_the_moment_is_not_kept_for_a_client_that_is_away() -> None:
+    a_session = session(enable_voice_activity_events=True)
+    a_session.started("first", 1000)
+    due(a_session)
+    a_session.detach(5.0)
+    a_session.receive(SpeechActivity(active=True, at_ms=10))
+    a_session.resume(resume("first"), "second", 6.0)
+    assert [message["type"] for message in due(a_session)] == ["resumed"]
+
+
+@pytest.mark.parametrize("token", ["", "firs", "first ", "FIRST", "second"])
+def test_only_the_newest_token_admits(token: str) -> None:
+    a_session = session()
+    a_session.started("old", 1000)
+    a_session.resume(resume("old"), "first", 1.0)
+    a_session.check_resume(resume("old"))  # `resumed` may have been lost on its way
+    a_session.heard_from_client(2.0)
+    a_session.check_resume(resume("first"))
+    for wrong in (token, "old"):
+        with pytest.raises(SessionError) as error:
+            a_session.check_resume(resume(wrong))
+        assert error.value.code == "session_unknown"
+
+
+def test_a_client_that_is_away_is_not_idle() -> None:
+    a_session = session()
+    a_session.detach(0.0)
+    a_session.tick(1000.0)
+    a_session.resume(resume(""), "second", 1000.0)
+    with pytest.raises(SessionError) as error:
+        a_session.tick(1061.0)
+    assert error.value.code == "idle_timeout"

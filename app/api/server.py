@@ -69,7 +69,11 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         super().handle_connect(event)
         if self.response.status_code == 101:
             extensions: Any = self.scope["extensions"]
-            extensions |= {"gateway.abort": self.transport.abort, "gateway.gone": self.gone}
+            extensions |= {
+                "gateway.abort": self.transport.abort,
+                "gateway.gone": self.gone,
+                "gateway.closed_well": lambda: self.conn.close_rcvd is not None,
+            }
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) < MAX_PIECES:

@@ -3,6 +3,7 @@ which cannot read one: they are accepted, told and closed.
 """
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 import msgspec
@@ -13,8 +14,8 @@ from starlette.websockets import WebSocketDisconnect
 from app.api.http import error_body
 from app.core.errors import SessionError
 from app.core.protocol import SUBPROTOCOL, error_message
-from app.hub import Hub, refuse
-from app.relay import Disconnected
+from app.hub import Hub
+from app.relay import Disconnected, refuse
 
 router = APIRouter()
 
@@ -26,11 +27,13 @@ class FastApiSocket:
         self._websocket = websocket
         self._abort = websocket.scope["extensions"]["gateway.abort"]
         self._gone: asyncio.Event = websocket.scope["extensions"]["gateway.gone"]
+        self._closed_well: Callable[[], bool] = websocket.scope["extensions"]["gateway.closed_well"]
 
     async def receive(self) -> str | bytes:
         message = await self._websocket.receive()
         if message["type"] == "websocket.disconnect":
-            raise Disconnected
+            # uvicorn names its own close code where the client never answered it
+            raise Disconnected(message.get("code") if self._closed_well() else None)
         data: str | bytes = message["bytes"] if message.get("bytes") is not None else message["text"]
         return data
 
@@ -51,6 +54,10 @@ class FastApiSocket:
 
     async def gone(self) -> None:
         await self._gone.wait()
+
+    async def closed(self) -> bool:
+        await self._gone.wait()
+        return self._closed_well()
 
 
 @router.websocket("/ws/transcribe")

@@ -139,6 +139,14 @@ class Started(Struct, frozen=True, tag="started"):
     limits: Limits
 
 
+class Resumed(Struct, frozen=True, tag="resumed"):
+    offset: int
+    """Send audio from this byte on."""
+    resume_token: str
+    replayed: int
+    """Durable events that follow."""
+
+
 class Ack(Struct, frozen=True, tag="ack"):
     """Cumulative; `final` is what the client may forget, `window` how far it may be ahead of that. In bytes."""
 
@@ -247,7 +255,17 @@ class Error(Struct, frozen=True, tag="error", omit_defaults=True):
 
 Durable = Final | GapEvent | Finalized | Stopped
 ServerMessage = (
-    Started | Ack | Interim | SpeechStarted | SpeechEnded | Throttle | WarningMessage | GoAway | Error | Durable
+    Started
+    | Resumed
+    | Ack
+    | Interim
+    | SpeechStarted
+    | SpeechEnded
+    | Throttle
+    | WarningMessage
+    | GoAway
+    | Error
+    | Durable
 )
 
 _decoder = msgspec.json.Decoder(ClientMessage)

@@ -1,19 +1,21 @@
 """The life of one session: what may happen next, what has happened, and what is due to the client.
 
-Two small machines that do not know each other. The *phase* says which messages are taken (table TAKEN). The *link* is
-the place of one socket in the session: a cursor into the history and the replies to what it said; a session outlives
-its links. No clock and no I/O: time comes as an argument, in seconds of any monotonic clock.
+The *phase* says which messages are taken (table TAKEN). The *link* is the place of one socket in the session
+(core/link.py); links come and go: started, detached, resumed. No clock and no I/O: time comes as an argument, in
+seconds of any monotonic clock.
 """
 
 from collections import Counter, deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import Enum, auto
+from hmac import compare_digest
 
-from msgspec import UNSET, Struct
+from msgspec import UNSET
 
 from app.core.audio import AudioFormat
-from app.core.errors import SessionError
+from app.core.errors import SessionError, invalid
 from app.core.history import History
+from app.core.link import Link
 from app.core.protocol import (
     MAX_FRAME_BYTES,
     Ack,
@@ -25,6 +27,8 @@ from app.core.protocol import (
     GapEvent,
     Interim,
     Limits,
+    Resume,
+    Resumed,
     SessionConfig,
     SpeechEnded,
     SpeechStarted,
@@ -77,6 +81,7 @@ TAKEN: dict[tuple[Phase, str], Take] = {
     (Phase.LISTENING, "keepalive"): Take.YES,
     (Phase.LISTENING, "stop"): Take.YES,
     (Phase.STOPPING, "keepalive"): Take.YES,
+    (Phase.STOPPING, "stop"): Take.IGNORE,  # a client that resumed does not know whether it was heard
     **{(Phase.CLOSING, kind): Take.IGNORE for kind in ("audio", "gap", "finalize", "keepalive", "stop")},
     **{(Phase.ENDED, kind): Take.IGNORE for kind in ("audio", "gap", "finalize", "keepalive", "stop")},
 }
@@ -91,26 +96,20 @@ class Timers:
     max_session: float
 
 
-@dataclass(slots=True)
-class Link:
-    """The place of one socket in a session."""
-
-    cursor: int = 0
-    """The last durable event that was handed to this socket."""
-    replies: list[str] = field(default_factory=list)
-    acked: tuple[int, int] = (0, 0)
-    ack_due: bool = False
-
-    def say(self, message: Struct) -> None:
-        self.replies.append(serialize(message))
-
-
 class Session:
     """One transcription. Methods that take a client's message raise SessionError when it may not come now."""
 
     def __init__(
-        self, session_id: str, config: SessionConfig, *, timers: Timers, window_seconds: float, now: float
+        self,
+        session_id: str,
+        config: SessionConfig,
+        *,
+        timers: Timers,
+        window_seconds: float,
+        now: float,
+        keeps_history: bool = False,
     ) -> None:
+        """`keeps_history`: events are kept for a client that comes back."""
         self.id = session_id
         self.config = config
         self.format = AudioFormat.of(config.audio)
@@ -128,6 +127,14 @@ class Session:
         self.replayed_ms = 0
         self.error: SessionError | None = None
         self.link = Link()
+        self.resumes = 0
+        self.detached_at: float | None = None
+        """Since when nobody is there."""
+        self.delivered = False
+        """The client was sent the end, whatever it is."""
+        self._tokens: list[str] = []
+        """Admit the next link: the newest one, and the one before till the client shows that it has the newest."""
+        self._keeps_history = keeps_history
         self._timers = timers
         self._window_bytes = self.format.offset(window_seconds * 1000)
         self._opened_at = now
@@ -160,14 +167,40 @@ class Session:
             idle_timeout_ms=round(self._timers.idle * 1000),
             max_session_ms=round(self._timers.max_session * 1000),
         )
+        self._tokens = [resume_token]
         self.link.say(Started(self.id, resume_token, resume_window_ms, self.config, limits))
+
+    # Links come and go ------------------------------------------------------------------------
+
+    def detach(self, now: float) -> None:
+        """The socket is gone. What happens meanwhile waits in the history."""
+        self.link = Link(attached=False)
+        self.detached_at = now
+
+    def check_resume(self, message: Resume) -> None:
+        """Raises SessionError where the client must not, or cannot, go on with this session."""
+        if not any(compare_digest(message.resume_token.encode(), token.encode()) for token in self._tokens):
+            raise unknown(self.id)
+        if message.last_event > self.history.last:
+            raise invalid("last_event", message.last_event, f"the session's last event is {self.history.last}")
+
+    def resume(self, message: Resume, resume_token: str, now: float) -> None:
+        """A new link, which has all events up to `last_event`; with its first frame the old token is dead. After
+        `check_resume`."""
+        self._tokens = [message.resume_token, resume_token]
+        self.resumes += 1
+        self.link = Link(cursor=message.last_event)
+        self.detached_at = None
+        self._is_not_idle(now)
+        replayed = self.history.last - message.last_event
+        self.link.say(Resumed(offset=self.received, resume_token=resume_token, replayed=replayed))
 
     # What the client says ---------------------------------------------------------------------
 
     def heard_from_client(self, now: float) -> None:
-        """Any frame resets the idle timer."""
-        self._heard_at = now
-        self._warned.discard("idle")
+        """Any frame resets the idle timer. It also shows that `resumed` has come, and the new token with it."""
+        self._is_not_idle(now)
+        del self._tokens[:-1]
 
     def takes(self, kind: str) -> bool:
         """Whether a message of this kind counts now. Raises SessionError `bad_order` where it must not come."""
@@ -311,7 +344,7 @@ class Session:
                 finals=self.finals,
                 gap_ms=self.format.ms(self.gap_bytes),
                 upstream_streams=self.legs,
-                resumes=0,
+                resumes=self.resumes,
             )
         )
 
@@ -322,7 +355,7 @@ class Session:
         if self.received > self.link.acked[0]:
             self.link.ack_due = True
         if not self._is_the_clients_turn:
-            self.heard_from_client(now)
+            self._is_not_idle(now)
         idle_for = now - self._heard_at
         if idle_for >= self._timers.idle:
             raise SessionError("idle_timeout", f"no frame for {self._timers.idle:g} s, the limit")
@@ -334,8 +367,14 @@ class Session:
 
     @property
     def _is_the_clients_turn(self) -> bool:
-        """Not after `stop`, and not while it has used up its window, give or take a frame: then it waits for us."""
-        return self.phase is Phase.LISTENING and self.received - self.settled + MAX_FRAME_BYTES < self._window_bytes
+        """Not after `stop`, not while it is away, and not while it has used up its window, give or take a frame: then
+        it waits for us."""
+        listens = self.phase is Phase.LISTENING and self.link.attached
+        return listens and self.received - self.settled + MAX_FRAME_BYTES < self._window_bytes
+
+    def _is_not_idle(self, now: float) -> None:
+        self._heard_at = now
+        self._warned.discard("idle")
 
     def over(self, now: float) -> bool:
         """Whether the session has reached its longest time and should be closed."""
@@ -356,10 +395,6 @@ class Session:
             self._warned.add(code)
             self.link.say(WarningMessage(code, message, max(0, round(left * 1000))))
 
-    def forget_sent(self) -> None:
-        """No one can come back for what the link was sent."""
-        self.history.forget(self.link.cursor)
-
     # What is due ------------------------------------------------------------------------------
 
     def due(self) -> list[str]:
@@ -369,6 +404,8 @@ class Session:
         link.replies = []
         messages += self.history.after(link.cursor)
         link.cursor = self.history.last
+        if not self._keeps_history:
+            self.history.forget(link.cursor)
         messages += [serialize(interim) for interim in self._interims.values()]
         self._interims.clear()
         if link.ack_due and self.phase is not Phase.ENDED and (self.received, self.settled) != link.acked:
@@ -378,3 +415,8 @@ class Session:
         if self.error:
             messages.append(serialize(error_message(self.error, self.id)))
         return messages
+
+
+def unknown(session_id: str) -> SessionError:
+    """The same whether there is no such session or its token is another one: nobody can find out by trying."""
+    return SessionError("session_unknown", f"session {session_id[:64]!r} is not known here, or not with this token")

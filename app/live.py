@@ -1,0 +1,117 @@
+"""A session with its recognizer: it outlives its links. Whoever changes it says so (`news`), and its link sends.
+
+A step is one call of the recognizer. Steps come one after the other, and one that has begun goes to its end, whatever
+becomes of the link that asked for it: what the session has counted as received is in it.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Protocol
+
+from app.core.errors import SessionError
+from app.core.recognition import Event
+from app.core.session import Phase, Session
+
+
+class Recognizer(Protocol):
+    """Hears one session. It tells what it heard through the callback that it was made with."""
+
+    async def send(self, audio: bytes) -> None:
+        """Waits while the upstream is behind."""
+
+    async def skip(self, count: int) -> None:
+        """The next audio is `count` bytes later."""
+
+    async def finalize(self) -> None:
+        """Everything sent so far becomes final now."""
+
+    async def finish(self) -> None:
+        """No more audio will come."""
+
+    def tick(self, now: float) -> None:
+        """Called at least every second."""
+
+    async def close(self) -> None:
+        """Ends at once and releases everything."""
+
+
+class Meter(Protocol):
+    """Counts what all sessions do."""
+
+    def opened(self) -> None: ...
+
+    def hear(self, event: Event) -> None:
+        """A recognizer says so."""
+
+    def closed(self, session: Session) -> None: ...
+
+
+Recognize = Callable[[Session, Callable[[Event], None]], Recognizer]
+
+
+class Live:
+    def __init__(self, session: Session, recognize: Recognize, meter: Meter) -> None:
+        self.session = session
+        self.news = asyncio.Event()
+        """Something may be due to the client."""
+        self._meter = meter
+        self._recognizer = recognize(session, self._hear)
+        self._turn = asyncio.Lock()
+        self._tasks: set[asyncio.Task[None]] = set()
+        """What must come to its end though no link waits for it."""
+        self._finishing = False
+
+    @property
+    def is_busy(self) -> bool:
+        """A step is under way, or waits."""
+        return self._turn.locked()
+
+    @asynccontextmanager
+    async def step(self) -> AsyncIterator[Recognizer]:
+        """The recognizer, for one call. Not to be cancelled within: see `adopt`."""
+        async with self._turn:
+            yield self._recognizer
+
+    def adopt(self, task: asyncio.Task[None]) -> None:
+        """A task that is within a step: it goes on, and ends with the session at the latest."""
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def fail(self, error: SessionError) -> None:
+        """The session ends: the client is told."""
+        self.session.fail(error)
+        self.news.set()
+
+    def tick(self, now: float) -> None:
+        """At least every second. Raises SessionError when the link's client was silent for too long."""
+        if self.session.over(now):
+            self.session.close()
+        self._recognizer.tick(now)
+        self._finish_if_closing()
+        self.news.set()
+        if not self.is_busy:  # a client that waits for us is not idle
+            self.session.tick(now)
+
+    async def close(self) -> None:
+        """Leaves no task and no upstream call behind."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._recognizer.close()
+        self._meter.closed(self.session)
+
+    def _hear(self, event: Event) -> None:
+        self._meter.hear(event)
+        self.session.receive(event)
+        self._finish_if_closing()
+        self.news.set()
+
+    def _finish_if_closing(self) -> None:
+        if self.session.phase is Phase.CLOSING and not self._finishing:
+            self._finishing = True
+            self.adopt(asyncio.create_task(self._finish()))
+
+    async def _finish(self) -> None:
+        async with self.step() as recognizer:
+            await recognizer.finish()
