@@ -103,7 +103,7 @@ async def test_a_planned_change_of_streams_replays_what_came_since_the_last_fina
     assert seen["gateway_billed_seconds_total"] == 4
     assert seen["gateway_audio_seconds_total"] == 2
     (closing,) = [line for line in caplog.messages if " closed: " in line]
-    assert closing.endswith("stopped, 2.0 s, 64000 bytes, 2 finals, 2 legs, replayed 0.5 s, billed 4.0 s")
+    assert closing.endswith("stopped, 2.0 s, 64000 bytes, 2 finals, 2 legs, replayed 0.5 s, billed 4.0 s, 0 resumes")
 
 
 async def test_a_stream_that_is_cut_off_with_its_session_is_counted(
