@@ -199,10 +199,8 @@ async def test_an_utterance_that_is_too_long_is_made_final_piece_by_piece(upstre
     assert sum(len(call.audio) for call in upstream.calls) == len(audio)
 
 
-async def test_silence_that_was_none_is_heard_again_as_one(upstream: ScriptedUpstream) -> None:
-    """An upstream that tells nothing of the speaker: the old leg's last words show that somebody spoke at the seam."""
-    upstream.script = names_samples(every=100_000)
-    audio = sound(120_000)
+async def heard_with_a_wrong_guess(upstream: ScriptedUpstream, audio: bytes) -> list[dict[str, Any]]:
+    """Sends 120,000 bytes; the leg is ended in silence, as it seems, and the third one hears all of it anew."""
     async with run_gateway(
         upstream=f"grpc://{upstream.address}", leg_soft_limit_seconds=0.001, leg_hard_limit_seconds=60
     ) as gateway:
@@ -215,6 +213,14 @@ async def test_silence_that_was_none_is_heard_again_as_one(upstream: ScriptedUps
             await client.say({"type": "stop"})
             messages = await client.hear_all()
     check(messages, audio)
+    return messages
+
+
+async def test_silence_that_was_none_is_heard_again_as_one(upstream: ScriptedUpstream) -> None:
+    """An upstream that tells nothing of the speaker: the old leg's last words show that somebody spoke at the seam."""
+    upstream.script = names_samples(every=100_000)
+    audio = sound(120_000)
+    messages = await heard_with_a_wrong_guess(upstream, audio)
     assert [m["text"] for m in messages if m["type"] == "final"] == [name(audio[:100_000]), name(audio[100_000:])]
 
 
@@ -230,18 +236,7 @@ async def test_a_guess_that_nobody_proves_is_taken_back(upstream: ScriptedUpstre
 
     upstream.script = fails
     audio = sound(120_000)
-    async with run_gateway(
-        upstream=f"grpc://{upstream.address}", leg_soft_limit_seconds=0.001, leg_hard_limit_seconds=60
-    ) as gateway:
-        async with Client.connect(gateway) as client:
-            await client.say(START, audio[:40_000], audio[40_000:80_000])
-            first = await upstream.called(1)
-            await until(lambda: len(first.audio) == 80_000)
-            await client.say(audio[80_000:])
-            await upstream.called(3)
-            await client.say({"type": "stop"})
-            messages = await client.hear_all()
-    check(messages, audio)
+    messages = await heard_with_a_wrong_guess(upstream, audio)
     assert [m["text"] for m in messages if m["type"] == "final"] == [name(audio)]
 
 
