@@ -23,7 +23,7 @@ MAX_SUBSTITUTED = 0.01
 """Part of all words."""
 KINDS = ("legs", "down", "faults", "both")
 WIDTH = 110
-COLUMNS = ("run", "streams", "deleted", "inserted", "substituted", "gaps", "in finals", "silence", "wrong")
+COLUMNS = ("run", "streams", "deleted", "inserted", "substituted", "gaps", "wrong", "in finals", "silence", "late")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +78,8 @@ class Compared:
         """A cell for each of `COLUMNS`."""
         run, edits = self.run, self.edits
         counts = (run.streams, edits.deleted, edits.inserted, edits.substituted, run.gaps)
-        return [run.name, *map(str, counts), _seconds(run.final_ms), _seconds(run.silence_ms), str(len(self.wrong))]
-
-
-def _seconds(ms: int) -> str:
-    return f"{ms / 1000:.1f} s"
+        seconds = (run.final_ms / 1000, run.silence_ms / 1000, run.late_seconds)
+        return [run.name, *map(str, counts), str(len(self.wrong)), *(f"{value:.1f} s" for value in seconds)]
 
 
 def plans(kinds: list[str], minutes: float, seeds: list[int], speed: float) -> list[Plan]:

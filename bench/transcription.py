@@ -62,6 +62,8 @@ class Run(Struct, frozen=True):
     audio_ms: int
     gap_ms: int
     streams: int
+    late_seconds: float
+    """From the end of the speech to the end of the session: how far behind the captions were by then."""
 
     @property
     def final_ms(self) -> int:
@@ -160,7 +162,8 @@ async def _through(url: str, plan: Plan, audio: bytes, emulator_address: str) ->
                     stopped = message
             if isinstance(message, Final | GapEvent | Stopped):
                 events.append(message.event)
-        await sending
+        over = await sending
+        late = asyncio.get_running_loop().time() - over
     return Run(
         plan.name,
         words=normal(" ".join(final.text for final in finals)).split(),
@@ -171,11 +174,12 @@ async def _through(url: str, plan: Plan, audio: bytes, emulator_address: str) ->
         audio_ms=stopped.audio_ms,
         gap_ms=stopped.gap_ms,
         streams=stopped.upstream_streams,
+        late_seconds=round(late, 1),
     )
 
 
-async def _send(transcriber: Transcriber, plan: Plan, audio: bytes, emulator_address: str) -> None:
-    """At `speed` times real time; in the middle the upstream goes away."""
+async def _send(transcriber: Transcriber, plan: Plan, audio: bytes, emulator_address: str) -> float:
+    """At `speed` times real time; in the middle the upstream goes away. Returns when the speech was over."""
     clock = asyncio.get_running_loop().time
     began, middle = clock(), len(audio) // 2 // FRAME * FRAME
     for at in range(0, len(audio), FRAME):
@@ -184,6 +188,7 @@ async def _send(transcriber: Transcriber, plan: Plan, audio: bytes, emulator_add
             await set_faults(emulator_address, [f"down at=now for={plan.down_seconds / plan.speed:g}s"])
         await transcriber.send(audio[at : at + FRAME])
     await transcriber.stop()
+    return began + len(audio) / (2 * RATE * plan.speed)
 
 
 def _at_16_khz(rate: int, pcm: bytes) -> bytes:
