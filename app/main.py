@@ -4,6 +4,7 @@ Settings -> Dialect (v1 or v2) + Pool (channels) -> GoogleRecognizer for each se
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -22,6 +23,7 @@ from app.core.session import Session
 from app.embedded import EmbeddedEmulator
 from app.emulator.models import ModelMissing, require_packages, sample_recording
 from app.hub import Hub, HubLimits
+from app.journal import Journal, Terms
 from app.live import Recognize, Recognizer
 from app.metrics import Metrics
 from app.settings import Settings, SettingsError
@@ -32,6 +34,7 @@ from app.speech.gate import LEAD_IN_SECONDS, Gate
 from app.speech.google import GoogleRecognizer
 from app.speech.limits import LegLimits
 from app.speech.pool import CHANNEL_OPTIONS, Pool, PoolLimits
+from app.store import MemoryStore, Store
 
 BREAKER_FAILURES, BREAKER_SECONDS = 20, 5.0
 """So many failed legs in a row, of whatever session, and nobody tries for so long; then one does."""
@@ -61,7 +64,10 @@ def create_app(settings: Settings) -> FastAPI:
             breaker = Breaker(BREAKER_FAILURES, BREAKER_SECONDS)
             app.state.upstream_trouble = lambda: _upstream_trouble(pool, breaker)
             recognize = _recognize(settings, dialect, pool, breaker=breaker, codes=codes, gate_for=gate_for)
-            app.state.hub = await stack.enter_async_context(Hub(recognize, _hub_limits(settings), metrics))
+            terms = Terms(settings.resume_window_seconds, settings.retention_seconds)
+            journal = await stack.enter_async_context(Journal(_store(settings), terms))
+            hub = Hub(recognize, _hub_limits(settings), metrics, journal, time.time)
+            app.state.hub = await stack.enter_async_context(hub)
             yield
 
     app = FastAPI(title="Captions gateway", description=description or "", version="0.1.0", lifespan=lifespan)
@@ -83,6 +89,10 @@ async def _upstream_trouble(pool: Pool, breaker: Breaker) -> str | None:
     if failing := breaker.says(asyncio.get_running_loop().time()):
         return f"upstream: Speech-to-Text fails: {failing}"
     return None if await pool.answers(READY_SECONDS) else "upstream: Speech-to-Text does not answer"
+
+
+def _store(settings: Settings) -> Store:
+    return MemoryStore(asyncio.get_running_loop().time)
 
 
 def _google_access(settings: Settings) -> GoogleAccess:
@@ -228,6 +238,7 @@ def _hub_limits(settings: Settings) -> HubLimits:
         send=settings.send_timeout_seconds,
         window=settings.replay_seconds,
         resume=settings.resume_window_seconds,
+        needs_store=settings.store_away == "refuse",
     )
 
 

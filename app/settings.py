@@ -78,6 +78,16 @@ class Settings(BaseSettings):
     resume_window_seconds: float = Field(
         120, ge=0, description="A session without a connection waits so long for its client; 0: it ends with it."
     )
+    store: str = Field(
+        "memory://",
+        description="What outlives a process is kept in memory:// (of this one) or redis://HOST:PORT/N, for several.",
+    )
+    store_away: Literal["open", "refuse"] = Field(
+        "open", description="While the store is away new sessions are opened, without a promise, or refused."
+    )
+    retention_seconds: float = Field(
+        600, ge=0, description="So long after its last word a session's transcript can be read."
+    )
     ping_interval_seconds: float = Field(10, gt=0, description="Interval of WebSocket pings.")
     ping_timeout_seconds: float = Field(
         10, gt=0, description="After a ping, a client without any byte for so long is dead."

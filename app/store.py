@@ -10,7 +10,7 @@ from typing import Protocol
 
 from msgspec.structs import replace
 
-from app.core.errors import SessionError
+from app.core.errors import SessionError, unknown
 from app.core.record import Change, Record
 
 FENCED = -1
@@ -57,11 +57,6 @@ class Store(Protocol):
 
     async def close(self) -> None:
         """Releases everything."""
-
-
-def unknown(session_id: str) -> SessionError:
-    """The same whether there is no such session or its token is another one: nobody can find out by trying."""
-    return SessionError("session_unknown", f"session {session_id[:64]!r} is not known here, or not with this token")
 
 
 def ended(record: Record) -> SessionError:

@@ -264,7 +264,7 @@ def kept_bytes(gateway: Gateway) -> int:
 
 def kept_events(gateway: Gateway) -> int:
     """Durable events that the gateway holds for its sessions."""
-    return sum(len(live.session.history._events) for live in gateway.hub._lives.values())
+    return sum(len(live.session.transcript.history._events) for live in gateway.hub._lives.values())
 
 
 def tasks() -> Counter[str]:

@@ -36,6 +36,10 @@ class Record(Struct, frozen=True, kw_only=True):
     opened_at: float
     """Seconds since 1970."""
     tally: Tally = field(default_factory=Tally)
+    losing: tuple[int, int] | None = None
+    """Bytes [start, end) that were lost upstream, of which no event tells yet."""
+    stopped: bool = False
+    """Its last event is `stopped`, which the client may still have to be sent."""
     over: str | None = None
     """How it ended, in a word: nobody goes on with it. Its events can still be read."""
 
