@@ -2,7 +2,11 @@
 
 import sys
 
-from app.api.server import listen, server
+from fastapi import FastAPI
+from uvicorn import Config
+from uvicorn.supervisors import Multiprocess
+
+from app.api.server import GatewayServer, listen, set_up_log, uvicorn_config
 from app.settings import Settings, SettingsError, load_settings
 
 
@@ -18,21 +22,30 @@ def main() -> None:
 
 
 def run(settings: Settings) -> None:
+    listener = listen(settings.host, settings.port)
+    port = listener.getsockname()[1]
+    if settings.workers > 1:
+        _greet(settings, port)
+        Multiprocess(_config("app.asgi:create", settings), sockets=[listener]).run()
+        return
     from app.main import create_app  # noqa: PLC0415 - a wrong setting is told before seconds of imports
 
-    app = create_app(settings)
-    listener = listen(settings.host, settings.port)
-    serving = server(
+    set_up_log(settings.log_level)
+    serving = GatewayServer(_config(create_app(settings), settings))
+    serving.on_started = lambda: _greet(settings, port)
+    serving.run(sockets=[listener])
+    if not serving.started:
+        sys.exit(1)
+
+
+def _config(app: FastAPI | str, settings: Settings) -> Config:
+    return uvicorn_config(
         app,
         ping_interval=settings.ping_interval_seconds,
         ping_timeout=settings.ping_timeout_seconds,
         trusted_proxies=settings.trusted_proxies,
-        log_level=settings.log_level,
+        workers=settings.workers,
     )
-    serving.on_started = lambda: _greet(settings, listener.getsockname()[1])
-    serving.run(sockets=[listener])
-    if not serving.started:
-        sys.exit(1)
 
 
 def _greet(settings: Settings, port: int) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Self
 from weakref import WeakValueDictionary
@@ -21,8 +22,14 @@ log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
 RETRY_AFTER_MS = 5_000
+FLUSH_SECONDS = 5.0
+"""Of a drain, for the last words of the sessions that stay."""
+CLOSE_SECONDS = 4.0
+"""For the clients to hear why their connection ends."""
+GROUP, GROUP_SECONDS = 50, 0.1
+"""So many clients at a time are told to go."""
 AWAY_RETRY_MS = 1_000
-"""For who asks for a session while the store is away."""
+"""For who asks while the store is away, or the gateway is about to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +85,69 @@ class Hub:
     async def close(self) -> None:
         """Opens nothing any more and tells every session `restarting`; returns when the last one has ended."""
         self._closing = True
-        for session_id, live in list(self._lives.items()):
-            live.fail(SessionError("restarting", "the gateway is shutting down"))
-            if session_id not in self._relays:
-                await self._end(live)
-        while self._lives:
-            self._empty.clear()
-            await self._empty.wait()
+        for live in list(self._lives.values()):
+            self._let_go(live)
+        await self._until_empty(CLOSE_SECONDS)
+        for relay in list(self._relays.values()):
+            relay.drop()
+        await self._until_empty(None)
         await asyncio.gather(*self._ending)
+
+    async def drain(self, seconds: float) -> None:
+        """As `close`, but in peace: whoever can goes to another gateway, what the others have said becomes final.
+        Returns within `seconds`, of which the last `CLOSE_SECONDS` are for clients that do not answer."""
+        self._closing = True
+        left = max(0.0, seconds - CLOSE_SECONDS)
+        flush = min(FLUSH_SECONDS, left / 2)
+        if self._journal.store.shared and not self._journal.away:
+            await self._send_away(left - flush)
+        await self._flush(flush)
+        await self.close()
+
+    async def _send_away(self, seconds: float) -> None:
+        """Clients are told in groups, so that they do not come back all at once."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + seconds
+        for number, live in enumerate(list(self._lives.values())):
+            if live.session.id not in self._relays:
+                self._let_go(live)  # its client finds another gateway when it comes back
+                continue
+            live.session.go_away(max(0, round(1000 * (until - clock()))), "drain")
+            live.changed()
+            if number % GROUP == GROUP - 1:
+                await asyncio.sleep(min(GROUP_SECONDS, until - clock()))
+        while self._lives and clock() < until:
+            for live in self._lives.values():
+                self._journal.mark(live)  # has another gateway taken it over?
+            await self._until_empty(min(TICK_SECONDS, until - clock()))
+
+    async def _flush(self, seconds: float) -> None:
+        """What was said so far becomes final."""
+        flushed = [asyncio.create_task(live.flush()) for live in self._lives.values()]
+        if flushed:
+            await asyncio.wait(flushed, timeout=seconds)
+        for task in flushed:
+            task.cancel()
+        await asyncio.gather(*flushed, return_exceptions=True)
+
+    def _let_go(self, live: Live) -> None:
+        """The session ends here. Another gateway can go on with it, where they share a store."""
+        live.fail(SessionError("restarting", "the gateway is shutting down"))
+        if live.session.id not in self._relays:
+            self._end_soon(live)
+
+    def _end_soon(self, live: Live) -> None:
+        task = asyncio.create_task(self._end(live))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _until_empty(self, seconds: float | None) -> None:
+        """Waits for the last session to end; at most so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self._lives:
+                    self._empty.clear()
+                    await self._empty.wait()
 
     @property
     def sessions(self) -> int:
@@ -107,7 +169,7 @@ class Hub:
     def admit(self) -> None:
         """Before the upgrade. Raises SessionError when no session may be opened now."""
         if self._closing:
-            raise SessionError("restarting", "the gateway is shutting down", retry_after_ms=RETRY_AFTER_MS)
+            raise SessionError("restarting", "the gateway is shutting down", retry_after_ms=AWAY_RETRY_MS)
         if self.full:
             raise SessionError("overloaded", self.places, retry_after_ms=RETRY_AFTER_MS)
 
@@ -276,7 +338,7 @@ class Hub:
     async def _claim(self, message: Resume) -> Live:
         """The session, from the store: another gateway had it, or this one did and had to let it go."""
         if self._closing:
-            raise SessionError("restarting", "the gateway is shutting down", retry_after_ms=RETRY_AFTER_MS)
+            raise SessionError("restarting", "the gateway is shutting down", retry_after_ms=AWAY_RETRY_MS)
         self._check_room()
         try:
             stored = await self._journal.store.claim(message.session_id, fingerprint(message.resume_token))
@@ -313,9 +375,7 @@ class Hub:
         if session.detached_at is not None and now - session.detached_at >= self._limits.resume:
             session.end("resume_window_expired")
         if session.over or session.has_failed_here:
-            task = asyncio.create_task(self._end(live))
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
+            self._end_soon(live)
 
 
 def _log_end(session: Session) -> None:

@@ -58,6 +58,8 @@ class Live:
         self.written_at = float("-inf")
         """When the store had it last."""
         self._mark = mark
+        self._told = asyncio.Event()
+        """The recognizer has said something."""
         self.news = asyncio.Event()
         """Something may be due to the client."""
         self._meter = meter
@@ -115,6 +117,14 @@ class Live:
         if not self.is_busy:  # a client that waits for us is not idle
             self.session.tick(now)
 
+    async def flush(self) -> None:
+        """What was said so far becomes final: waits for that."""
+        async with self.step() as recognizer:
+            await recognizer.finalize()
+        while not (self.session.is_settled or self.session.ended):
+            await self._told.wait()
+            self._told.clear()
+
     async def close(self) -> None:
         """Leaves no task and no upstream call behind."""
         for task in self._tasks:
@@ -126,6 +136,7 @@ class Live:
     def _hear(self, event: Event) -> None:
         self._meter.hear(event)
         self.session.receive(event)
+        self._told.set()
         self._finish_if_closing()
         self.changed()
 

@@ -20,6 +20,7 @@ from app.core.errors import SessionError, invalid
 from app.core.protocol import MAX_FRAME_BYTES, SUBPROTOCOL, Audio, SessionConfig
 from app.core.recognition import Event
 from app.core.session import Session
+from app.drain import before_the_end
 from app.embedded import EmbeddedEmulator
 from app.emulator.models import ModelMissing, require_packages, sample_recording
 from app.hub import Hub, HubLimits
@@ -68,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
             journal = await stack.enter_async_context(Journal(_store(settings), terms))
             hub = Hub(recognize, _hub_limits(settings), metrics, journal, time.time)
             app.state.hub = await stack.enter_async_context(hub)
+            stack.enter_context(before_the_end(lambda: hub.drain(settings.drain_seconds)))
             yield
 
     app = FastAPI(title="Captions gateway", description=description or "", version="0.1.0", lifespan=lifespan)
@@ -92,7 +94,14 @@ async def _upstream_trouble(pool: Pool, breaker: Breaker) -> str | None:
 
 
 def _store(settings: Settings) -> Store:
-    return MemoryStore(asyncio.get_running_loop().time)
+    if settings.store == "memory://":
+        return MemoryStore(asyncio.get_running_loop().time)
+    from app.store_redis import RedisStore  # noqa: PLC0415 - not for a gateway that stands alone
+
+    try:
+        return RedisStore(settings.store)
+    except ValueError as error:
+        raise SettingsError(f"GATEWAY_STORE: {error}") from error
 
 
 def _google_access(settings: Settings) -> GoogleAccess:

@@ -110,6 +110,10 @@ class Relay:
         if not self._refusal.done():
             self._refusal.set_result(error)
 
+    def drop(self) -> None:
+        """Ends the connection at once: its client has had its time."""
+        self._socket.abort()
+
     async def ended(self) -> None:
         """Waits until it neither reads nor sends any more."""
         await self._ended.wait()

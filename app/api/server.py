@@ -172,31 +172,30 @@ class GatewayServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def server(
-    app: FastAPI, *, ping_interval: float, ping_timeout: float, trusted_proxies: str, log_level: str
-) -> GatewayServer:
-    """`server(...).run(sockets=[listen(...)])` serves until SIGTERM."""
-    _set_up_log(log_level)
-    return GatewayServer(
-        uvicorn.Config(
-            app,
-            loop="uvloop",
-            http="httptools",
-            ws=GatewayWebSocket,
-            ws_max_size=MAX_TEXT_BYTES,
-            ws_ping_interval=ping_interval,
-            ws_ping_timeout=ping_timeout,
-            ws_per_message_deflate=False,
-            forwarded_allow_ips=trusted_proxies,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-            access_log=False,
-            server_header=False,
-            log_config=None,
-        )
+def uvicorn_config(
+    app: FastAPI | str, *, ping_interval: float, ping_timeout: float, trusted_proxies: str, workers: int = 1
+) -> uvicorn.Config:
+    """`app`: the service, or the name of what makes it, for workers that are processes of their own."""
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
+        workers=workers,
+        loop="uvloop",
+        http="httptools",
+        ws=GatewayWebSocket,
+        ws_max_size=MAX_TEXT_BYTES,
+        ws_ping_interval=ping_interval,
+        ws_ping_timeout=ping_timeout,
+        ws_per_message_deflate=False,
+        forwarded_allow_ips=trusted_proxies,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        access_log=False,
+        server_header=False,
+        log_config=None,
     )
 
 
-def _set_up_log(level: str) -> None:
+def set_up_log(level: str) -> None:
     """uvicorn and websockets stay at WARNING: below it they log query strings, and at DEBUG the messages."""
     logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     for name in ("uvicorn", "uvicorn.error", "websockets"):

@@ -153,6 +153,11 @@ class Session:
         return "stopped" if self.phase is Phase.ENDED else self.over or "left"
 
     @property
+    def is_settled(self) -> bool:
+        """All that was received is final, or held no speech."""
+        return self.transcript.settled >= self.received
+
+    @property
     def has_failed_here(self) -> bool:
         """Another gateway has it, or one that takes it anew, this one too, can go on with it."""
         return self.error is not None and (self.is_fenced or self.error.may_pass)
