@@ -112,7 +112,7 @@ class MemoryStore:
 
     def _save(self, change: Change) -> int:
         record = change.record
-        entry = self._entries.get(record.session_id)
+        entry = self._entry(record.session_id)
         if entry and entry.record.epoch > record.epoch:
             return FENCED
         held = len(entry.events) if entry and entry.record.epoch == record.epoch else 0
