@@ -173,7 +173,6 @@ class Hub:
         if self.full:
             raise SessionError("overloaded", self.places, retry_after_ms=RETRY_AFTER_MS)
 
-    @property
     def store_trouble(self) -> str | None:
         """Why no new session is opened now."""
         if self._limits.needs_store and self._journal.away:
@@ -260,7 +259,7 @@ class Hub:
                 raise SessionError("bad_order", f"the first message must be `start` or `resume`, not `{kind}`")
 
     async def _open(self, start: Start, socket: Socket) -> Relay:
-        if trouble := self.store_trouble:
+        if trouble := self.store_trouble():
             raise SessionError("overloaded", trouble, retry_after_ms=AWAY_RETRY_MS)
         self._check_room()
         record = Record(
@@ -277,6 +276,9 @@ class Hub:
         live.session.started(secrets.token_urlsafe(32), round(self._limits.resume * 1000))
         log.info("session %s opened: %s", live.session.id, _describe(record.config))
         await self._journal.written(live)
+        if trouble := self.store_trouble():
+            await self._end(live)
+            raise SessionError("overloaded", trouble, retry_after_ms=AWAY_RETRY_MS)
         return self._attach(live, socket)
 
     def _check_room(self) -> None:

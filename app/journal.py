@@ -97,6 +97,7 @@ class Journal:
             self._turn = asyncio.Event()
             if self.away:
                 await asyncio.sleep(TRY_AGAIN_SECONDS)
+                self._work.set()  # whether or not there is something to write: is it back?
 
     async def _save(self, batch: list[Live]) -> None:
         now = self._clock()
@@ -104,6 +105,8 @@ class Journal:
         marks = [live.session.mark() for live in batch]
         try:
             held = await self.store.save(changes)
+            if not batch:
+                await self.store.read("nobody", 0)
         except StoreAwayError as error:
             self._goes_away(error, batch)
             return

@@ -24,9 +24,10 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
+from app.core.errors import unknown
 from app.core.record import Change, Record
 from app.core.tolerant import decode
-from app.store import StoreAwayError, Stored, ended, expired, unknown
+from app.store import StoreAwayError, Stored, ended, expired
 
 ANSWER_SECONDS = 0.5
 """For a round trip, and the connect before it. Redis answers within a few milliseconds, or something is wrong."""

@@ -461,7 +461,6 @@ def test_the_store_gets_what_it_lacks() -> None:
     record, events = a_session.record()
     assert (record.last_event, len(events)) == (3, 3)
     a_session.wrote(a_session.mark())
-    assert a_session.is_written
     a_session.receive(final("word 3", 3, 4))
     assert not a_session.is_written
     assert len(a_session.record()[1]) == 1

@@ -88,6 +88,8 @@ async def readyz(request: Request, response: Response) -> Readiness:
         reason = "draining: the gateway is shutting down"
     elif hub.full:
         reason = f"full: {hub.places}"
+    elif trouble := hub.store_trouble():
+        reason = f"store: {trouble}"
     else:
         reason = await upstream_trouble() or "ok"
     if reason != "ok":
