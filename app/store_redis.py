@@ -196,7 +196,8 @@ class RedisStore:
             async with asyncio.timeout(self._answer_seconds):
                 answers = await self._round_trip(script, calls)
         except (RedisError, OSError) as error:
-            raise StoreAwayError(f"Redis does not answer: {error or type(error).__name__}") from error
+            reason = str(error) or f"not within {self._answer_seconds} s"
+            raise StoreAwayError(f"Redis does not answer: {reason}") from error
         for answer in answers:
             if isinstance(answer, Exception):
                 raise StoreAwayError(f"Redis refuses: {answer}") from answer

@@ -67,6 +67,7 @@ class InMemory:
 
 class InRedis:
     def __init__(self, url: str) -> None:
+        self.url = url
         self.prefix = f"test-{secrets.token_hex(6)}"
         self.store: Store = RedisStore(url, prefix=self.prefix, answer_seconds=PATIENT)
         self.raw = Redis.from_url(url, decode_responses=True)
