@@ -117,7 +117,7 @@ async def test_a_session_may_come_twice_in_one_save(store: Store) -> None:
     assert await store.read("s", 0) == Stored(record(last=3, settled=5), events(1, 3))
 
 
-@pytest.mark.parametrize("text", ["", " ", '"\\/\n\r\t\0\x7f', "ß 漢 🎉 \u2028", "*1\r\n$1\r\n", "[1,{}]"])
+@pytest.mark.parametrize("text", ["", " ", '"\\/\\u001e\n\r\t\0\x7f', "ß 漢 🎉 \u2028", "*1\r\n$1\r\n", "[1,{}]"])
 async def test_an_event_is_kept_to_the_letter(store: Store, text: str) -> None:
     whole = msgspec.structs.replace(change(last=2), events=(text, "b"))
     await store.save([whole])

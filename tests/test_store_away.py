@@ -101,9 +101,9 @@ async def test_a_write_that_was_given_up_changes_nothing_when_it_comes_late(serv
     """Redis was frozen: what it had not read yet is done when it goes on, whatever has been written meanwhile."""
     store = RedisStore(server.url, answer_seconds=PATIENT)
     await store.save([change(last=1)])
-    early, late = (store._save_call(each) for each in (change(first=2, last=2), change(first=2, last=3, settled=9)))
-    assert await store._ask(SAVE, [late]) == [3]
-    assert await store._ask(SAVE, [early]) == [3]
+    early, late = (store._saving(each) for each in (change(first=2, last=2), change(first=2, last=3, settled=9)))
+    assert await store._ask([late], SAVE) == [3]
+    assert await store._ask([early], SAVE) == [3]
     assert await store.read("s", 0) == Stored(record(last=3, settled=9), events(1, 3))
     assert (await store.claim("s", "t")).record.epoch == 2
     assert await store.save([change(epoch=2, first=4, last=4)]) == [4]
