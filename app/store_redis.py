@@ -45,6 +45,7 @@ URL_FORM = (
 )
 OPTIONS: dict[str, Any] = {
     "decode_responses": True,
+    "encoding_errors": "surrogatepass",  # clients name any session they like
     "protocol": 2,
     "max_connections": None,
     "retry": Retry(NoBackoff(), 0),
@@ -52,6 +53,9 @@ OPTIONS: dict[str, Any] = {
     "socket_connect_timeout": None,
     "socket_keepalive_options": {socket.TCP_USER_TIMEOUT: FORGET_MS} if hasattr(socket, "TCP_USER_TIMEOUT") else {},
 }
+
+LARGEST = 2**63 - 1
+"""Number that Redis knows."""
 
 Command = tuple[str | int, ...]
 
@@ -74,7 +78,7 @@ local held = owner == epoch and number(redis.pcall('LLEN', KEYS[2])) or 0
 if owner == epoch and stored[2] == writer and tonumber(stored[3]) > tonumber(serial) then return held end
 if first > held + 1 then return held end
 
-if held == 0 then redis.call('DEL', KEYS[1], KEYS[2]) end
+if held == 0 and redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then redis.call('DEL', KEYS[1], KEYS[2]) end
 for i = 9 + held - first + 1, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
 local now = redis.call('TIME')
 local resume_until = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000) + resume_ms)
@@ -84,7 +88,8 @@ redis.call('PEXPIRE', KEYS[1], keep_ms)
 redis.call('PEXPIRE', KEYS[2], keep_ms)
 return tonumber(last_event)
 """)
-"""Answers as `Store.save`. What is no record of ours under a key of ours counts as nothing, and is replaced."""
+"""Answers as `Store.save`. What is no record of ours under a key of ours counts as nothing, and is replaced. (A script
+whose first write is DEL may write on where Redis' memory is full: so only where there is something to delete.)"""
 
 CLAIM = Script("""
 local stored = redis.call('HMGET', KEYS[1], 'record', 'resume_until')
@@ -134,7 +139,7 @@ class RedisStore:
 
     async def read(self, session_id: str, after: int) -> Stored | None:
         record, events = self._keys(session_id)
-        reading: list[Command] = [("HMGET", record, "record", "epoch"), ("LRANGE", events, after, -1)]
+        reading: list[Command] = [("HMGET", record, "record", "epoch"), ("LRANGE", events, min(after, LARGEST), -1)]
         async with self._turn():
             (text, epoch), texts = await self._ask(reading, atomic=True)
         if text is None:
@@ -185,8 +190,8 @@ class RedisStore:
                 if script and any(isinstance(answer, NoScriptError) for answer in answers):
                     teaching: Command = ("SCRIPT LOAD", script.text)
                     _, *answers = await self._execute([teaching, *commands], atomic)
-        except (RedisError, OSError) as error:
-            reason = str(error) or f"not within {self._answer_seconds} s"
+        except (RedisError, OSError, UnicodeError) as error:
+            reason = str(error).rpartition("caused error: ")[2] or f"not within {self._answer_seconds} s"
             raise StoreAwayError(f"Redis does not answer: {reason}") from error
         for answer in answers:
             if isinstance(answer, Exception):

@@ -197,13 +197,15 @@ async def test_a_session_that_is_not_to_be_resumed_is_expired_at_once(store: Sto
 
 async def test_what_is_read_begins_after_a_number(store: Store) -> None:
     await store.save([change(last=3)])
-    for after in range(5):
+    for after in (*range(5), 10**30):
         assert await store.read("s", after) == Stored(record(last=3), events(after + 1, 3))
 
 
 async def test_what_is_not_there_cannot_be_read(store: Store) -> None:
     assert await store.read("none", 0) is None
     assert await store.read("", 5) is None
+    assert await store.read("\ud800", 0) is None
+    assert (await refused(store, "\ud800")).code == "session_unknown"
 
 
 async def test_what_is_not_written_any_more_is_forgotten(kept: Kept) -> None:

@@ -1,15 +1,17 @@
 """The store on Redis when Redis fails, is frozen, or forgets. The rules of the port: test_store.py."""
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from app.store import Store, StoreAwayError, Stored
-from app.store_redis import SAVE, RedisStore
+from app.store_redis import ANSWER_SECONDS, SAVE, RedisStore
 from tests.redis_server import RedisServer, redis_server
-from tests.stores import PATIENT, change, events, in_redis, record
+from tests.stores import On, change, events, in_redis, record, stores
 
 
 @pytest.fixture
@@ -20,10 +22,15 @@ def server() -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-async def store(server: RedisServer) -> AsyncIterator[RedisStore]:
-    running = RedisStore(server.url)
-    yield running
-    await running.close()
+async def on() -> AsyncIterator[On]:
+    async with stores() as opening:
+        yield opening
+
+
+@pytest.fixture
+def store(server: RedisServer, on: On) -> RedisStore:
+    """It does not wait for long."""
+    return on(server.url, answer_seconds=ANSWER_SECONDS)
 
 
 async def away(store: Store) -> list[str]:
@@ -52,16 +59,15 @@ async def test_a_redis_that_is_not_there_is_away(server: RedisServer, store: Red
     assert str(server.port) in (await away(store))[0]
 
 
-async def test_a_frozen_redis_is_away_and_comes_back(server: RedisServer, store: RedisStore) -> None:
+async def test_a_frozen_redis_is_away_and_comes_back(server: RedisServer, store: RedisStore, on: On) -> None:
     await back(store, change(last=1))
     server.pause()
     await away(store)
-    never_asked = RedisStore(server.url)
+    never_asked = on(server.url, answer_seconds=ANSWER_SECONDS)
     await away(never_asked)
     server.unpause()
     for each in (store, never_asked):
         assert await back(each, change(first=2, last=2)) == [2]
-        await each.close()
 
 
 async def test_a_redis_that_has_lost_its_memory_is_written_anew(server: RedisServer, store: RedisStore) -> None:
@@ -73,22 +79,24 @@ async def test_a_redis_that_has_lost_its_memory_is_written_anew(server: RedisSer
     assert (await store.claim("s", "t")).events == events(1, 4)
 
 
-async def test_a_redis_that_keeps_its_memory_goes_on_where_it_was() -> None:
+async def test_a_redis_that_keeps_its_memory_goes_on_where_it_was(on: On) -> None:
     with redis_server(persistent=True) as server:
-        store = RedisStore(server.url)
+        store = on(server.url)
         await back(store, change(last=3))
         server.restart(empty=False)
         assert await back(store, change(first=4, last=4)) == [4]
         assert (await store.claim("s", "t")).events == events(1, 4)
-        await store.close()
 
 
 async def test_a_redis_that_takes_no_writes_is_away(server: RedisServer) -> None:
     async with in_redis(server.url) as kept:
         await kept.store.save([change(last=1)])
         await kept.raw.config_set("maxmemory", 1)
-        with pytest.raises(StoreAwayError, match="maxmemory"):
-            await kept.store.save([change(first=2, last=2), change("other")])
+        for refused in (change(first=2, last=2), change("new", last=1)):
+            with pytest.raises(StoreAwayError, match="maxmemory"):
+                await kept.store.save([refused])
+        with pytest.raises(StoreAwayError, match=r"^Redis does not answer: [^{}]*maxmemory[^{}]*$"):
+            await kept.store.claim("s", "t")
         await kept.raw.config_set("maxmemory", 0)
         await kept.raw.replicaof("127.0.0.1", 1)
         with pytest.raises(StoreAwayError, match="read only replica"):
@@ -97,9 +105,9 @@ async def test_a_redis_that_takes_no_writes_is_away(server: RedisServer) -> None
         assert await kept.store.save([change(first=2, last=2)]) == [2]
 
 
-async def test_a_write_that_was_given_up_changes_nothing_when_it_comes_late(server: RedisServer) -> None:
+async def test_a_write_that_was_given_up_changes_nothing_when_it_comes_late(server: RedisServer, on: On) -> None:
     """Redis was frozen: what it had not read yet is done when it goes on, whatever has been written meanwhile."""
-    store = RedisStore(server.url, answer_seconds=PATIENT)
+    store = on(server.url)
     await store.save([change(last=1)])
     early, late = (store._saving(each) for each in (change(first=2, last=2), change(first=2, last=3, settled=9)))
     assert await store._ask([late], SAVE) == [3]
@@ -107,11 +115,10 @@ async def test_a_write_that_was_given_up_changes_nothing_when_it_comes_late(serv
     assert await store.read("s", 0) == Stored(record(last=3, settled=9), events(1, 3))
     assert (await store.claim("s", "t")).record.epoch == 2
     assert await store.save([change(epoch=2, first=4, last=4)]) == [4]
-    await store.close()
 
 
-async def test_a_save_that_is_given_up_leaves_no_answer_behind(server: RedisServer) -> None:
-    store = RedisStore(server.url, answer_seconds=PATIENT)
+async def test_a_save_that_is_given_up_leaves_no_answer_behind(server: RedisServer, on: On) -> None:
+    store = on(server.url)
     await store.save([change(last=7)])
     server.pause()
     asked = [asyncio.create_task(store.save([change(first=8, last=7)])) for _ in range(3)]
@@ -125,11 +132,9 @@ async def test_a_save_that_is_given_up_leaves_no_answer_behind(server: RedisServ
     for number in range(1, 5):
         assert await store.save([change("other", last=number)]) == [number]
         assert await store.read("none", 0) is None
-    await store.close()
 
 
-async def test_restarts_under_load_are_no_other_error_than_away(server: RedisServer) -> None:
-    store = RedisStore(server.url)
+async def test_restarts_under_load_are_no_other_error_than_away(server: RedisServer, store: RedisStore) -> None:
     ended = asyncio.Event()
 
     async def work(name: str) -> int:
@@ -151,4 +156,30 @@ async def test_restarts_under_load_are_no_other_error_than_away(server: RedisSer
             await back(store, change())
         ended.set()
     assert all(worker.result() for worker in workers)
-    await store.close()
+
+
+async def test_of_many_that_ask_a_frozen_redis_nobody_waits_for_all_others(server: RedisServer, on: On) -> None:
+    store = on(server.url, answer_seconds=0.1)
+    server.pause()
+    answers = await asyncio.gather(*(store.claim(f"{number}", "t") for number in range(250)), return_exceptions=True)
+    assert {type(answer) for answer in answers} == {StoreAwayError}
+    assert any("was not asked" in str(answer) for answer in answers)
+    server.unpause()
+    await back(store, change())
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="TCP_USER_TIMEOUT is Linux'")
+async def test_what_a_frozen_redis_does_not_take_is_not_kept_for_it(server: RedisServer, store: RedisStore) -> None:
+    """Each try is a connection with megabytes that cannot be sent: they would add up."""
+    await back(store, change())
+    await asyncio.gather(*(store.save([change()]) for _ in range(3)))
+    connected = open_files()
+    server.pause()
+    long = [store.save([change("long", last=100_000)]) for _ in range(3)]
+    assert all(isinstance(each, StoreAwayError) for each in await asyncio.gather(*long, return_exceptions=True))
+    while open_files() > connected - 3:
+        await asyncio.sleep(0.01)
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))

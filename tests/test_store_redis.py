@@ -3,6 +3,7 @@
 import asyncio
 import shutil
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from app.core.errors import SessionError
 from app.store import FENCED, Store, StoreAwayError, Stored
 from app.store_redis import RedisStore
 from tests.redis_server import RedisServer, free_port, redis_server
-from tests.stores import PATIENT, InRedis, change, events, in_redis, record
+from tests.stores import InRedis, On, change, events, in_redis, record, stores
 
 
 @pytest.fixture
@@ -28,6 +29,12 @@ def server() -> Iterator[RedisServer]:
     """Of one test, which may do with it what it likes."""
     with redis_server() as running:
         yield running
+
+
+@pytest.fixture
+async def on() -> AsyncIterator[On]:
+    async with stores() as opening:
+        yield opening
 
 
 async def verdict_on(store: Store, session_id: str) -> str:
@@ -54,13 +61,13 @@ async def test_scripts_that_redis_has_forgotten_are_told_again(server: RedisServ
             await kept.raw.delete(*[key async for key in kept.raw.scan_iter(f"{kept.prefix}:*")])
 
 
-async def test_two_hundred_changes_are_one_round_trip(redis: RedisServer, kept: InRedis) -> None:
+async def test_two_hundred_changes_are_one_round_trip(redis: RedisServer, kept: InRedis, on: On) -> None:
     """The answers are held back until all has been asked."""
     await kept.store.save([change(f"{number}", last=2) for number in range(200)])
     held_back = HeldBack(redis.port, until=200)
     async with await asyncio.start_server(held_back.serve, "127.0.0.1", 0) as proxy:
         port = proxy.sockets[0].getsockname()[1]
-        store = RedisStore(f"redis://127.0.0.1:{port}", prefix=kept.prefix, answer_seconds=PATIENT)
+        store = on(f"redis://127.0.0.1:{port}", prefix=kept.prefix)
         assert await store.save([change(f"{number}", first=3, last=3) for number in range(200)]) == [3] * 200
         await store.close()
         await held_back.closed.wait()
@@ -114,18 +121,16 @@ async def test_all_clients_of_another_gateway_may_come_at_once(kept: InRedis) ->
 # Two gateways -----------------------------------------------------------------------------------
 
 
-async def test_of_two_that_claim_one_session_each_has_an_epoch_and_the_last_one_has_it(kept: InRedis) -> None:
-    other = RedisStore(kept.url, prefix=kept.prefix, answer_seconds=PATIENT)
-    stores = [kept.store, other] * 10
+async def test_of_two_that_claim_one_session_each_has_an_epoch_and_the_last_one_has_it(kept: InRedis, on: On) -> None:
+    both = [kept.store, on(kept.url, prefix=kept.prefix)] * 10
     await kept.store.save([change(last=2)])
-    claims = await asyncio.gather(*(store.claim("s", "t") for store in stores))
+    claims = await asyncio.gather(*(store.claim("s", "t") for store in both))
     epochs = [claim.record.epoch for claim in claims]
     assert sorted(epochs) == list(range(2, 22))
     written = await asyncio.gather(
-        *(store.save([change(epoch=epoch, first=3, last=3)]) for store, epoch in zip(stores, epochs, strict=True))
+        *(store.save([change(epoch=epoch, first=3, last=3)]) for store, epoch in zip(both, epochs, strict=True))
     )
     assert [answer for [answer] in written] == [3 if epoch == 21 else FENCED for epoch in epochs]
-    await other.close()
 
 
 # What Redis holds -------------------------------------------------------------------------------
@@ -213,26 +218,19 @@ async def test_both_keys_of_a_session_are_on_one_node_of_a_cluster(kept: InRedis
 # The URL ----------------------------------------------------------------------------------------
 
 
-async def test_the_url_says_database_user_and_password(server: RedisServer) -> None:
-    raw = Redis.from_url(server.url, decode_responses=True)
-    await raw.config_set("requirepass", "s3cr/t@?")
-    for url, is_right in [
-        (f"redis://:s3cr%2Ft%40%3F@127.0.0.1:{server.port}/3", True),
-        (f"redis://default:s3cr%2Ft%40%3F@127.0.0.1:{server.port}?db=3", True),
-        (f"redis://:hunter2@127.0.0.1:{server.port}/3", False),
-        (f"redis://127.0.0.1:{server.port}/3", False),
-    ]:
-        store = RedisStore(url, answer_seconds=PATIENT)
-        if is_right:
-            assert await store.save([change(last=1)]) == [1]
-        else:
-            with pytest.raises(StoreAwayError, match=r"(?i)auth|password") as caught:
-                await store.read("s", 0)
-            assert "hunter2" not in str(caught.value)
-        await store.close()
-    await raw.auth("s3cr/t@?")
-    assert (await raw.info("keyspace"))["db3"]["keys"] == 2
-    await raw.aclose()
+async def test_the_url_says_database_user_and_password(server: RedisServer, on: On) -> None:
+    async with Redis.from_url(server.url, decode_responses=True) as raw:
+        await raw.config_set("requirepass", "s3cr/t@?")
+        for url in (
+            f"redis://:s3cr%2Ft%40%3F@127.0.0.1:{server.port}/3",
+            f"redis://default:s3cr%2Ft%40%3F@127.0.0.1:{server.port}?db=3",
+        ):
+            assert await on(url).save([change(last=1)]) == [1]
+        assert (await raw.info("keyspace"))["db3"]["keys"] == 2
+    for url in (f"redis://:hunter2@127.0.0.1:{server.port}/3", f"redis://127.0.0.1:{server.port}/3"):
+        with pytest.raises(StoreAwayError, match=r"(?i)auth|password") as caught:
+            await on(url).read("s", 0)
+        assert "hunter2" not in str(caught.value)
 
 
 @pytest.fixture
@@ -247,17 +245,13 @@ def pem(tmp_path: Path) -> Path:
     return made
 
 
-async def test_with_rediss_it_is_tls_and_the_certificate_is_checked(pem: Path) -> None:
+async def test_with_rediss_it_is_tls_and_the_certificate_is_checked(pem: Path, on: On) -> None:
     port = free_port()
     files = ["--tls-cert-file", f"{pem}", "--tls-key-file", f"{pem}", "--tls-auth-clients", "no"]
     with redis_server("--tls-port", f"{port}", *files):
-        trusting = RedisStore(f"rediss://127.0.0.1:{port}?ssl_ca_certs={pem}", answer_seconds=PATIENT)
-        assert await trusting.save([change(last=1)]) == [1]
-        wary = RedisStore(f"rediss://127.0.0.1:{port}", answer_seconds=PATIENT)
+        assert await on(f"rediss://127.0.0.1:{port}?ssl_ca_certs={pem}").save([change(last=1)]) == [1]
         with pytest.raises(StoreAwayError, match="CERTIFICATE_VERIFY_FAILED"):
-            await wary.read("s", 0)
-        for store in (trusting, wary):
-            await store.close()
+            await on(f"rediss://127.0.0.1:{port}").read("s", 0)
 
 
 @pytest.mark.parametrize(
@@ -295,3 +289,17 @@ def test_a_wrong_url_is_refused_and_shows_no_password(url: str) -> None:
 @pytest.mark.parametrize("url", ["redis://localhost", "rediss://u:p@[::1]:7000/15?ssl_cert_reqs=none", "redis://h:1/"])
 def test_a_url_is_taken_as_redis_py_takes_it(url: str) -> None:
     RedisStore(url)
+
+
+# The page ---------------------------------------------------------------------------------------
+
+
+async def test_the_page_measures_what_a_session_takes(server: RedisServer) -> None:
+    page = Path(__file__).parents[1].joinpath("docs/store.md").read_text()
+    program = page.partition("<<'END'\n")[2].partition("\nEND\n")[0].replace("redis://localhost", server.url)
+    process = await asyncio.create_subprocess_exec(sys.executable, "-c", program, stdout=subprocess.PIPE)
+    written, _ = await process.communicate()
+    assert written == b"[1000, 1000]\n"
+    async with Redis.from_url(server.url) as raw:
+        for key in ("captions:{hour}", "captions:{hour}:events", "captions:{words}", "captions:{words}:events"):
+            assert await raw.memory_usage(key, samples=0)
