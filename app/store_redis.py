@@ -11,8 +11,8 @@ import itertools
 import re
 import secrets
 import socket
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -46,6 +46,7 @@ URL_FORM = (
 )
 OPTIONS: dict[str, Any] = {
     "decode_responses": True,
+    "encoding_errors": "surrogatepass",  # clients name any session they like
     "protocol": 2,
     "max_connections": None,
     "retry": Retry(NoBackoff(), 0),
@@ -54,8 +55,10 @@ OPTIONS: dict[str, Any] = {
     "socket_keepalive_options": {socket.TCP_USER_TIMEOUT: FORGET_MS} if hasattr(socket, "TCP_USER_TIMEOUT") else {},
 }
 
-Call = tuple[str | int, ...]
-"""What follows the name of a script: the number of keys, the keys, the arguments."""
+LARGEST = 2**63 - 1
+"""Number that Redis knows."""
+
+Command = tuple[str | int, ...]
 
 
 class Script:
@@ -76,7 +79,7 @@ local held = owner == epoch and number(redis.pcall('LLEN', KEYS[2])) or 0
 if owner == epoch and stored[2] == writer and tonumber(stored[3]) > tonumber(serial) then return held end
 if first > held + 1 then return held end
 
-if held == 0 then redis.call('DEL', KEYS[1], KEYS[2]) end
+if held == 0 and redis.call('EXISTS', KEYS[1], KEYS[2]) > 0 then redis.call('DEL', KEYS[1], KEYS[2]) end
 for i = 9 + held - first + 1, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
 local now = redis.call('TIME')
 local resume_until = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000) + resume_ms)
@@ -86,36 +89,21 @@ redis.call('PEXPIRE', KEYS[1], keep_ms)
 redis.call('PEXPIRE', KEYS[2], keep_ms)
 return tonumber(last_event)
 """)
-"""Answers as `Store.save`. What is no record of ours under a key of ours counts as nothing, and is replaced."""
+"""Answers as `Store.save`. What is no record of ours under a key of ours counts as nothing, and is replaced. (A script
+whose first write is DEL may write on where Redis' memory is full: so only where there is something to delete.)"""
 
 CLAIM = Script("""
 local stored = redis.call('HMGET', KEYS[1], 'record', 'resume_until')
-if not stored[1] then return cjson.encode({'unknown'}) end
+if not stored[1] then return {'unknown'} end
 local record, admitted = cjson.decode(stored[1]), false
 for _, token in ipairs(record.tokens) do admitted = admitted or token == ARGV[1] end
-if not admitted or redis.call('LLEN', KEYS[2]) < record.last_event then return cjson.encode({'unknown'}) end
-if type(record.over) == 'string' then return cjson.encode({'ended', stored[1]}) end
+if not admitted or redis.call('LLEN', KEYS[2]) < record.last_event then return {'unknown'} end
+if type(record.over) == 'string' then return {'ended', stored[1]} end
 local now = redis.call('TIME')
-if now[1] * 1000 + now[2] / 1000 >= tonumber(stored[2]) then return cjson.encode({'expired'}) end
-
-local answer = redis.call('LRANGE', KEYS[2], 0, -1)
-table.insert(answer, 1, tostring(redis.call('HINCRBY', KEYS[1], 'epoch', 1)))
-table.insert(answer, 1, stored[1])
-table.insert(answer, 1, 'claimed')
-return cjson.encode(answer)
+if now[1] * 1000 + now[2] / 1000 >= tonumber(stored[2]) then return {'expired'} end
+return {'claimed', stored[1], redis.call('HINCRBY', KEYS[1], 'epoch', 1)}
 """)
-"""A verdict, the record, its epoch, the events: as one JSON text, which is parsed ten times as fast as a list of Redis
-is. A record that has lost events is unknown."""
-
-READ = Script("""
-local stored = redis.call('HMGET', KEYS[1], 'record', 'epoch')
-if not stored[1] then return false end
-local answer = redis.call('LRANGE', KEYS[2], ARGV[1], -1)
-table.insert(answer, 1, stored[2])
-table.insert(answer, 1, stored[1])
-return cjson.encode(answer)
-""")
-"""The record, its epoch, the events."""
+"""A verdict, the record and its epoch. A record that has lost events is unknown."""
 
 
 class RedisStore:
@@ -132,110 +120,108 @@ class RedisStore:
 
     async def save(self, changes: Sequence[Change]) -> list[int]:
         answers: list[int] = []
-        for batch in _batches([self._save_call(change) for change in changes]):
-            answers += await self._ask(SAVE, batch)
+        for batch in _batches([self._saving(change) for change in changes]):
+            answers += await self._ask(batch, SAVE)
         return answers
 
     async def claim(self, session_id: str, token: str) -> Stored:
-        match await self._ask_in_turn(CLAIM, (*self._keys(session_id), token)):
-            case ["claimed", record, epoch, *events]:
-                return _stored(record, epoch, events)
-            case ["ended", record]:
-                raise ended(_record(record))
+        record, events = self._keys(session_id)
+        claiming: Command = ("EVALSHA", CLAIM.sha, 2, record, events, token)
+        async with self._turn():
+            verdict, texts = await self._ask([claiming, ("LRANGE", events, 0, -1)], CLAIM, atomic=True)
+        match verdict:
+            case ["claimed", text, epoch]:
+                return _stored(text, epoch, texts)
+            case ["ended", text]:
+                raise ended(_record(text))
             case ["expired"]:
                 raise expired(session_id)
         raise unknown(session_id)
 
     async def read(self, session_id: str, after: int) -> Stored | None:
-        answer = await self._ask_in_turn(READ, (*self._keys(session_id), after))
-        if answer is None:
+        record, events = self._keys(session_id)
+        reading: list[Command] = [("HMGET", record, "record", "epoch"), ("LRANGE", events, min(after, LARGEST), -1)]
+        async with self._turn():
+            (text, epoch), texts = await self._ask(reading, atomic=True)
+        if text is None:
             return None
-        record, epoch, *events = answer
-        stored = _stored(record, epoch, events)
-        return stored if after + len(events) >= stored.record.last_event else None
+        stored = _stored(text, epoch, texts)
+        return stored if after + len(texts) >= stored.record.last_event else None
 
     async def close(self) -> None:
         with suppress(RedisError, OSError):
             async with asyncio.timeout(self._answer_seconds):
                 await self._redis.aclose()
 
-    def _keys(self, session_id: str) -> Call:
-        """Of one session both are on the same node of a cluster: what is in braces says which."""
+    def _keys(self, session_id: str) -> tuple[str, str]:
+        """Both are on the same node of a cluster: what is in braces says which."""
         key = f"{self._prefix}:{{{session_id}}}"
-        return 2, key, f"{key}:events"
+        return key, f"{key}:events"
 
-    def _save_call(self, change: Change) -> Call:
+    def _saving(self, change: Change) -> Command:
         record = change.record
         return (
+            *("EVALSHA", SAVE.sha, 2),
             *self._keys(record.session_id),
-            record.epoch,
-            change.first,
-            record.last_event,
-            self._writer,
-            next(self._serials),
-            round(change.resume_seconds * 1000),
-            round(change.keep_seconds * 1000),
+            *(record.epoch, change.first, record.last_event, self._writer, next(self._serials)),
+            *(round(change.resume_seconds * 1000), round(change.keep_seconds * 1000)),
             msgspec.json.encode(record).decode(),
             *change.events,
         )
 
-    async def _ask_in_turn(self, script: Script, call: Call) -> list[str] | None:
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(TURN_SECONDS):
                 await self._turns.acquire()
         except TimeoutError as error:
             raise StoreAwayError(f"Redis was not asked: {AT_A_TIME} others wait for its answers") from error
         try:
-            [answer] = await self._ask(script, [call])
+            yield
         finally:
             self._turns.release()
-        return None if answer is None else msgspec.json.decode(answer, type=list[str])
 
-    async def _ask(self, script: Script, calls: Sequence[Call]) -> list[Any]:
-        """What the script answers to each call. Raises StoreAwayError, after all of them were made."""
+    async def _ask(
+        self, commands: Sequence[Command], script: Script | None = None, *, atomic: bool = False
+    ) -> list[Any]:
+        """The answer to each command, `atomic`: as one step. Raises StoreAwayError, after all of them were tried."""
         try:
             async with asyncio.timeout(self._answer_seconds):
-                answers = await self._round_trip(script, calls)
-        except (RedisError, OSError) as error:
-            raise StoreAwayError(f"Redis does not answer: {error or type(error).__name__}") from error
+                answers = await self._execute(commands, atomic)
+                if script and any(isinstance(answer, NoScriptError) for answer in answers):
+                    teaching: Command = ("SCRIPT LOAD", script.text)
+                    _, *answers = await self._execute([teaching, *commands], atomic)
+        except (RedisError, OSError, UnicodeError) as error:
+            reason = str(error).rpartition("caused error: ")[2] or f"not within {self._answer_seconds} s"
+            raise StoreAwayError(f"Redis does not answer: {reason}") from error
         for answer in answers:
             if isinstance(answer, Exception):
                 raise StoreAwayError(f"Redis refuses: {answer}") from answer
         return answers
 
-    async def _round_trip(self, script: Script, calls: Sequence[Call]) -> list[Any]:
-        """Two of them where Redis has yet to learn the script, or has forgotten it."""
-        answers = await self._execute(("EVALSHA", script.sha, *call) for call in calls)
-        missed = [number for number, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
-        if missed:
-            again = (("EVALSHA", script.sha, *calls[number]) for number in missed)
-            _, *late = await self._execute([("SCRIPT LOAD", script.text), *again])
-            for number, answer in zip(missed, late, strict=True):
-                answers[number] = answer
-        return answers
-
-    async def _execute(self, commands: Iterable[tuple[str | int, ...]]) -> list[Any]:
-        async with self._redis.pipeline(transaction=False) as pipeline:
+    async def _execute(self, commands: Iterable[Command], atomic: bool) -> list[Any]:
+        """In one round trip. What fails is among the answers, as an exception."""
+        async with self._redis.pipeline(transaction=atomic) as pipeline:
             for command in commands:
                 pipeline.execute_command(*command)
             return await pipeline.execute(raise_on_error=False)
 
 
-def _batches(calls: Iterable[Call]) -> Iterator[list[Call]]:
-    batch: list[Call] = []
+def _batches(commands: Iterable[Command]) -> Iterator[list[Command]]:
+    batch: list[Command] = []
     size = 0
-    for call in calls:
-        weight = sum(len(part) for part in call if isinstance(part, str))
+    for command in commands:
+        weight = sum(len(part) for part in command if isinstance(part, str))
         if batch and size + weight > BATCH_BYTES:
             yield batch
             batch, size = [], 0
-        batch.append(call)
+        batch.append(command)
         size += weight
     if batch:
         yield batch
 
 
-def _stored(record: str, epoch: str, events: Iterable[str]) -> Stored:
+def _stored(record: str, epoch: str | int, events: Iterable[str]) -> Stored:
     return Stored(replace(_record(record), epoch=int(epoch)), tuple(events))
 
 

@@ -18,8 +18,9 @@ BINARY = shutil.which("redis-server")
 class RedisServer:
     """`persistent` ones write every change to the disk before they answer: `kill` loses nothing."""
 
-    def __init__(self, folder: Path, *, persistent: bool = False) -> None:
-        self.port = _free_port()
+    def __init__(self, folder: Path, *options: str, persistent: bool = False) -> None:
+        self.port = free_port()
+        self._options = options
         self._folder = folder
         self._persistent = persistent
         self._process: subprocess.Popen[str] | None = None
@@ -34,7 +35,7 @@ class RedisServer:
         self._folder.mkdir(exist_ok=True)
         keeping = ("--appendonly", "yes", "--appendfsync", "always") if self._persistent else ("--appendonly", "no")
         command = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
-        self._process = subprocess.Popen([*command, *keeping], stdout=subprocess.PIPE, text=True)
+        self._process = subprocess.Popen([*command, *keeping, *self._options], stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
         log = []
         for line in self._process.stdout:
@@ -87,16 +88,16 @@ class RedisServer:
 
 
 @contextmanager
-def redis_server(*, persistent: bool = False) -> Iterator[RedisServer]:
+def redis_server(*options: str, persistent: bool = False) -> Iterator[RedisServer]:
     """Runs until the end of the block; skips the test where Redis is not installed."""
     if BINARY is None:
         pytest.skip("redis-server is not installed")
     with tempfile.TemporaryDirectory() as folder:
-        with RedisServer(Path(folder, "data"), persistent=persistent) as server:
+        with RedisServer(Path(folder, "data"), *options, persistent=persistent) as server:
             yield server
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]

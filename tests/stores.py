@@ -1,8 +1,8 @@
 """Both stores, as tests use them: with a time that passes when it is told to."""
 
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, Protocol
 
 from redis.asyncio import Redis
@@ -47,6 +47,10 @@ def events(first: int, last: int, epoch: int = 1) -> tuple[str, ...]:
     return tuple(f'{{"event":{number},"of":{epoch}}}' for number in range(first, last + 1))
 
 
+On = Callable[..., RedisStore]
+"""A URL -> a store, which a fixture closes."""
+
+
 class Kept(Protocol):
     """A store and its time."""
 
@@ -67,6 +71,7 @@ class InMemory:
 
 class InRedis:
     def __init__(self, url: str) -> None:
+        self.url = url
         self.prefix = f"test-{secrets.token_hex(6)}"
         self.store: Store = RedisStore(url, prefix=self.prefix, answer_seconds=PATIENT)
         self.raw = Redis.from_url(url, decode_responses=True)
@@ -82,6 +87,19 @@ class InRedis:
     async def close(self) -> None:
         await self.store.close()
         await self.raw.aclose()
+
+
+@asynccontextmanager
+async def stores() -> AsyncIterator[On]:
+    """What opens them; they are closed at the end, whatever happens (uvloop cannot end with open connections)."""
+    async with AsyncExitStack() as stack:
+
+        def on(url: str, *, answer_seconds: float = PATIENT, prefix: str = "captions") -> RedisStore:
+            store = RedisStore(url, prefix=prefix, answer_seconds=answer_seconds)
+            stack.push_async_callback(store.close)
+            return store
+
+        yield on
 
 
 @asynccontextmanager

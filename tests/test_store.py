@@ -117,7 +117,7 @@ async def test_a_session_may_come_twice_in_one_save(store: Store) -> None:
     assert await store.read("s", 0) == Stored(record(last=3, settled=5), events(1, 3))
 
 
-@pytest.mark.parametrize("text", ["", " ", '"\\/\n\r\t\0\x7f', "ß 漢 🎉 \u2028", "*1\r\n$1\r\n", "[1,{}]"])
+@pytest.mark.parametrize("text", ["", " ", '"\\/\\u001e\n\r\t\0\x7f', "ß 漢 🎉 \u2028", "*1\r\n$1\r\n", "[1,{}]"])
 async def test_an_event_is_kept_to_the_letter(store: Store, text: str) -> None:
     whole = msgspec.structs.replace(change(last=2), events=(text, "b"))
     await store.save([whole])
@@ -197,13 +197,15 @@ async def test_a_session_that_is_not_to_be_resumed_is_expired_at_once(store: Sto
 
 async def test_what_is_read_begins_after_a_number(store: Store) -> None:
     await store.save([change(last=3)])
-    for after in range(5):
+    for after in (*range(5), 10**30):
         assert await store.read("s", after) == Stored(record(last=3), events(after + 1, 3))
 
 
 async def test_what_is_not_there_cannot_be_read(store: Store) -> None:
     assert await store.read("none", 0) is None
     assert await store.read("", 5) is None
+    assert await store.read("\ud800", 0) is None
+    assert (await refused(store, "\ud800")).code == "session_unknown"
 
 
 async def test_what_is_not_written_any_more_is_forgotten(kept: Kept) -> None:

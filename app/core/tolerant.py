@@ -21,16 +21,11 @@ def _known(value: Any, kind: inspect.Type) -> Any:
     match kind, value:
         case inspect.Metadata(), _:
             return _known(value, kind.type)
-        case inspect.UnionType(), dict():
-            return _known(
-                value, next((each for each in kind.types if isinstance(each, inspect.StructType)), kind.types[0])
-            )
-        case inspect.UnionType(), list():
-            return _known(
-                value, next((each for each in kind.types if isinstance(each, inspect.ListType)), kind.types[0])
-            )
+        case inspect.UnionType(), _:
+            for each in kind.types:  # one of them has the shape of the value, and the others leave it alone
+                value = _known(value, each)
         case inspect.StructType(), dict():
-            kinds = {each.encode_name: each.type for each in kind.fields}
+            kinds = {field.encode_name: field.type for field in kind.fields}
             return {name: _known(part, kinds[name]) for name, part in value.items() if name in kinds}
         case inspect.ListType(), list():
             return [_known(part, kind.item_type) for part in value]
