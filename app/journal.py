@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from app.core.record import Change
+from app.core.session import Session
 from app.live import Live
 from app.store import FENCED, Store, StoreAwayError
 
@@ -125,14 +126,14 @@ class Journal:
     def _change(self, live: Live, now: float) -> Change:
         session = live.session
         record, events = session.record()
-        waited = now - session.detached_at if session.detached_at is not None else -RENEW_SECONDS
-        resume = max(0.0, self._terms.resume - waited)
-        return Change(
-            record=record,
-            events=events,
-            resume_seconds=resume,
-            keep_seconds=max(self._terms.keep, self._terms.resume) + resume,
-        )
+        resume = 0.0 if session.over else self._resume_seconds(session, now)
+        return Change(record=record, events=events, resume_seconds=resume, keep_seconds=resume + self._terms.keep)
+
+    def _resume_seconds(self, session: Session, now: float) -> float:
+        """Of a session that has its client, the time counts from when its gateway falls silent."""
+        if session.detached_at is None:
+            return self._terms.resume + RENEW_SECONDS
+        return max(0.0, self._terms.resume - (now - session.detached_at))
 
     def _goes_away(self, error: StoreAwayError, batch: Iterable[Live]) -> None:
         if not self.away:

@@ -10,10 +10,11 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app import __doc__ as description
-from app.api import http, ws
+from app.api import http, transcripts, ws
 from app.core.audio import AudioFormat
 from app.core.breaker import Breaker
 from app.core.errors import SessionError, invalid
@@ -66,7 +67,8 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.upstream_trouble = lambda: _upstream_trouble(pool, breaker)
             recognize = _recognize(settings, dialect, pool, breaker=breaker, codes=codes, gate_for=gate_for)
             terms = Terms(settings.resume_window_seconds, settings.retention_seconds)
-            journal = await stack.enter_async_context(Journal(_store(settings), terms))
+            app.state.store = store = _store(settings)
+            journal = await stack.enter_async_context(Journal(store, terms))
             hub = Hub(recognize, _hub_limits(settings), metrics, journal, time.time)
             app.state.hub = await stack.enter_async_context(hub)
             stack.enter_context(before_the_end(lambda: hub.drain(settings.drain_seconds)))
@@ -74,8 +76,10 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(title="Captions gateway", description=description or "", version="0.1.0", lifespan=lifespan)
     app.include_router(http.router)
+    app.include_router(transcripts.router)
     app.include_router(ws.router)
     app.add_exception_handler(HTTPException, http.on_http_error)
+    app.add_exception_handler(RequestValidationError, transcripts.on_bad_query)
     recording = sample_recording()
     app.state.sample_recording = recording.read_bytes() if recording else None
     app.state.metrics_page = metrics.page

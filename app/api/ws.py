@@ -6,14 +6,13 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-import msgspec
 from fastapi import APIRouter, WebSocket
 from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocketDisconnect
 
-from app.api.http import error_body
+from app.api.http import error_body, refused
 from app.core.errors import SessionError
-from app.core.protocol import SUBPROTOCOL, error_message
+from app.core.protocol import SUBPROTOCOL
 from app.hub import Hub
 from app.relay import Disconnected, refuse
 
@@ -90,8 +89,4 @@ async def _refuse_upgrade(websocket: WebSocket, error: SessionError) -> None:
         with suppress(Disconnected):
             await refuse(FastApiSocket(websocket), error)
         return
-    headers = {}
-    if error.retry_after_ms is not None:
-        headers["Retry-After"] = str(-(-error.retry_after_ms // 1000))
-    body = {"error": msgspec.to_builtins(error_message(error))}
-    await websocket.send_denial_response(JSONResponse(body, error.refusal.http_status, headers))
+    await websocket.send_denial_response(refused(error))
