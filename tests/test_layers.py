@@ -12,6 +12,7 @@ FORBIDDEN = {
     "relay.py": "fastapi starlette uvicorn grpc google redis websockets app.speech app.emulator app.api app.settings",
     "live.py": "fastapi starlette uvicorn grpc google redis websockets app.speech app.emulator app.api app.settings",
     "hub.py": "fastapi starlette uvicorn grpc google redis websockets app.speech app.emulator app.api app.settings",
+    "journal.py": "fastapi starlette uvicorn grpc google redis websockets app.speech app.emulator app.api app.settings",
     "store.py": "fastapi starlette uvicorn grpc google redis websockets app.speech app.api app.settings app.hub",
     "store_redis.py": "fastapi starlette uvicorn grpc google websockets app.speech app.api app.settings app.hub",
     "speech": "fastapi starlette uvicorn websockets app.api app.emulator app.relay app.hub app.settings",
