@@ -13,6 +13,8 @@ from pathlib import Path
 import pytest
 
 BINARY = shutil.which("redis-server")
+DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL") if shutil.which("setpriv") else ()
+"""Also where a test run is killed, and ends nothing itself."""
 
 
 class RedisServer:
@@ -33,9 +35,10 @@ class RedisServer:
         """Returns when it answers. What is in its folder from before, it knows again."""
         assert BINARY and self._process is None
         self._folder.mkdir(exist_ok=True)
-        keeping = ("--appendonly", "yes", "--appendfsync", "always") if self._persistent else ("--appendonly", "no")
-        command = [BINARY, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(self._folder)]
-        self._process = subprocess.Popen([*command, *keeping, *self._options], stdout=subprocess.PIPE, text=True)
+        keeping = "--appendonly yes --appendfsync always" if self._persistent else "--appendonly no"
+        options = f"--port {self.port} --bind 127.0.0.1 {keeping}".split()
+        command = [*DIES_WITH_US, BINARY, *options, "--save", "", "--dir", str(self._folder), *self._options]
+        self._process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout
         log = []
         for line in self._process.stdout:

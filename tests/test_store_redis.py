@@ -121,6 +121,17 @@ async def test_all_clients_of_another_gateway_may_come_at_once(kept: InRedis) ->
 # Two gateways -----------------------------------------------------------------------------------
 
 
+async def test_who_takes_over_writes_however_often_the_other_has_written(kept: InRedis, on: On) -> None:
+    for number in range(1, 6):
+        await kept.store.save([change(first=number, last=number)])
+    other = on(kept.url, prefix=kept.prefix)
+    await other.claim("s", "t")
+    assert await other.save([change(epoch=2, first=6, last=6)]) == [6]
+    assert await kept.store.save([change(first=6, last=6)]) == [FENCED]
+    assert (await kept.store.claim("s", "t")).events == events(1, 5) + events(6, 6, epoch=2)
+    assert await kept.store.save([change(epoch=3, first=7, last=7)]) == [7]
+
+
 async def test_of_two_that_claim_one_session_each_has_an_epoch_and_the_last_one_has_it(kept: InRedis, on: On) -> None:
     both = [kept.store, on(kept.url, prefix=kept.prefix)] * 10
     await kept.store.save([change(last=2)])
