@@ -13,7 +13,7 @@ from redis.asyncio import Redis
 
 from app.core.errors import SessionError
 from app.store import FENCED, Store, StoreAwayError, Stored
-from app.store_redis import RedisStore
+from app.store_redis import Command, RedisStore, _batches
 from tests.redis_server import RedisServer, free_port, redis_server
 from tests.stores import InRedis, On, change, events, in_redis, record, stores
 
@@ -104,6 +104,19 @@ class HeldBack:
                 await self._enough.wait_for(lambda: self.asked in (0, self._until))
             sink.write(data)
         sink.close()
+
+
+def test_no_round_trip_is_large_unless_one_change_alone_is() -> None:
+    """So each has its time, and the event loop is others' meanwhile."""
+    commands: list[Command] = [
+        ("EVALSHA", number, "x" * size) for number, size in enumerate([9, 9, 200_000, 90_000, 9])
+    ]
+    assert list(_batches([*commands, ("EVALSHA", 5, "x" * 900_000), commands[0]])) == [
+        commands[:3],
+        commands[3:],
+        [("EVALSHA", 5, "x" * 900_000)],
+        commands[:1],
+    ]
 
 
 async def test_whole_transcripts_of_many_are_written_when_redis_has_lost_its_memory(kept: InRedis) -> None:
