@@ -22,20 +22,27 @@ def main() -> None:
 
 
 def run(settings: Settings) -> None:
-    listener = listen(settings.host, settings.port)
-    port = listener.getsockname()[1]
     if settings.workers > 1:
-        _greet(settings, port)
-        Multiprocess(_config("app.asgi:create", settings), sockets=[listener]).run()
+        _run_workers(settings)
         return
     from app.main import create_app  # noqa: PLC0415 - a wrong setting is told before seconds of imports
 
     set_up_log(settings.log_level)
-    serving = GatewayServer(_config(create_app(settings), settings))
-    serving.on_started = lambda: _greet(settings, port)
+    app = create_app(settings)
+    listener = listen(settings.host, settings.port)
+    serving = GatewayServer(_config(app, settings))
+    serving.on_started = lambda: _greet(settings, listener.getsockname()[1])
     serving.run(sockets=[listener])
     if not serving.started:
         sys.exit(1)
+
+
+def _run_workers(settings: Settings) -> None:
+    """uvicorn starts them, starts those again that die, and replaces them one by one at SIGHUP."""
+    set_up_log(settings.log_level)
+    listener = listen(settings.host, settings.port)
+    _greet(settings, listener.getsockname()[1])
+    Multiprocess(_config("app.asgi:create", settings), sockets=[listener]).run()
 
 
 def _config(app: FastAPI | str, settings: Settings) -> Config:

@@ -3,6 +3,8 @@ WebSocket at once, without a word. A second signal ends the peace.
 """
 
 import asyncio
+import multiprocessing
+import os
 import signal
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -39,7 +41,28 @@ def before_the_end(drain: Callable[[], Awaitable[None]]) -> Iterator[None]:
     for number in SIGNALS:
         loop.add_signal_handler(number, on_signal, number)
     try:
-        yield
+        with _as_if_told_when_the_parent_ends():
+            yield
     finally:
         for number in SIGNALS:
             loop.remove_signal_handler(number)
+
+
+@contextmanager
+def _as_if_told_when_the_parent_ends() -> Iterator[None]:
+    """A worker whose supervisor was killed would serve for ever, on a socket that the next gateway wants."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        yield
+        return
+    loop, sentinel = asyncio.get_running_loop(), parent.sentinel
+
+    def on_end() -> None:
+        loop.remove_reader(sentinel)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    loop.add_reader(sentinel, on_end)
+    try:
+        yield
+    finally:
+        loop.remove_reader(sentinel)

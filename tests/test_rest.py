@@ -23,7 +23,7 @@ from app.core.protocol import MAX_FRAME_BYTES
 from app.main import create_app
 from app.settings import Settings
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
-from tests.test_lifecycle import run_process
+from tests.process import run_process
 from tests.upstream import BYTES_PER_SECOND, ScriptedUpstream, refuses
 
 SECOND = b"\1\2" * (BYTES_PER_SECOND // 2)

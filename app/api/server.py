@@ -197,6 +197,8 @@ def uvicorn_config(
 
 def set_up_log(level: str) -> None:
     """uvicorn and websockets stay at WARNING: below it they log query strings, and at DEBUG the messages."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s", stream=sys.stderr
+    )
     for name in ("uvicorn", "uvicorn.error", "websockets"):
         logging.getLogger(name).setLevel(logging.WARNING)
