@@ -1,5 +1,6 @@
 """A run beside the uninterrupted one: the finals word by word, and what has to hold besides."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jiwer
@@ -49,9 +50,10 @@ class Compared:
     """No more words substituted than may be."""
 
     @classmethod
-    def to(cls, base: Run, run: Run) -> "Compared":
+    def to(cls, base: Run, run: Run, wrong: Sequence[str] = ()) -> "Compared":
+        """`wrong`: what else is."""
         edits = Edits.between(base.words, run.words)
-        wrong = run.wrong() + [f"no final where there were words: {hole}" for hole in run.holes(base)]
+        wrong = [*wrong, *run.wrong(), *(f"no final where there were words: {hole}" for hole in run.holes(base))]
         return cls(run, edits, wrong, edits.substituted <= MAX_SUBSTITUTED * len(base.words))
 
     @property

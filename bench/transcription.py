@@ -41,23 +41,23 @@ async def transcribe(plan: Plan) -> Run:
     audio = speech(plan.minutes, own=plan.own)
     faults = [option for fault in plan.faults for option in ("--fault", fault)]
     async with emulator("--seed", str(plan.seed), "--connection-faults", *faults) as address:
-        os.environ |= _settings(plan, address)
+        os.environ |= settings(plan, address)
         async with own_gateway(lambda _: None) as base:
             return await _through(base.replace("http", "ws") + "/ws/transcribe", plan, audio, address)
 
 
-def _settings(plan: Plan, address: str) -> dict[str, str]:
-    """What a gateway counts by the clock passes as much faster as the speech."""
-    settings = {
+def settings(plan: Plan, address: str) -> dict[str, str]:
+    """A gateway's environment. What it counts by the clock passes as much faster as the speech."""
+    made = {
         "UPSTREAM": f"grpc://{address}",
         "UPSTREAM_SPEED": 2 * plan.speed,
         "ANSWER_SECONDS": ANSWER_SECONDS / plan.speed,
         "LOG_LEVEL": "WARNING",
     }
     if plan.leg_seconds is not None:
-        settings["LEG_SOFT_LIMIT_SECONDS"] = plan.leg_seconds / 2 / plan.speed
-        settings["LEG_HARD_LIMIT_SECONDS"] = plan.leg_seconds / plan.speed
-    return {f"GATEWAY_{name}": str(value) for name, value in settings.items()}
+        made["LEG_SOFT_LIMIT_SECONDS"] = plan.leg_seconds / 2 / plan.speed
+        made["LEG_HARD_LIMIT_SECONDS"] = plan.leg_seconds / plan.speed
+    return {f"GATEWAY_{name}": str(value) for name, value in made.items()}
 
 
 @asynccontextmanager

@@ -35,9 +35,20 @@ class Connection:
         """Of the next piece that way such a part comes through, and nothing after it."""
         self.before_answer: Callable[[], Awaitable[None]] | None = None
         """Awaited before the gateway's first word goes on to the client."""
-        self._answered = False
+        self.answered = False
+        """The gateway has said something."""
         self._client = client
         self._back: Streams | None = None
+
+    @property
+    def token(self) -> str | None:
+        """That the client has come with: none where it says `start`."""
+        size = self.opening[1] & 127
+        at = 4 if size == 126 else 2
+        mask, payload = self.opening[at : at + 4], self.opening[at + 4 :]
+        message = json.loads(bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload)))
+        token: str | None = message.get("resume_token")
+        return token
 
     def reset(self) -> None:
         """RST to both sides."""
@@ -66,7 +77,7 @@ class Connection:
     async def _pump(self, way: Way, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError):
             while data := await source.read(65_536):
-                if not self._answered:
+                if not self.answered:
                     await self._look(way, data)
                 if self.silent:
                     continue
@@ -84,7 +95,7 @@ class Connection:
         if way == "up":
             self.opening += data
             return
-        self._answered = True
+        self.answered = True
         if self.before_answer:
             await self.before_answer()
 
@@ -104,8 +115,8 @@ class Flaky:
         """The next client's first message comes a second time, on a connection of its own, before it is answered."""
         self.answers: list[str] = []
         """What was said to what came a second time."""
-        self.last: Connection | None = None
-        """The newest that a gateway has taken."""
+        self.taken: list[Connection] = []
+        """Those that a gateway has taken, oldest first."""
         self._gateways = list(gateways)
         self._open: set[Connection] = set()
 
@@ -133,6 +144,11 @@ class Flaky:
         """Such a part of the next piece comes through, and nothing after it."""
         for connection in self._open:
             connection.cut_within = (way, part)
+
+    def cut_silent(self) -> None:
+        """Resets those that carry nothing."""
+        for connection in [connection for connection in self._open if connection.silent]:
+            connection.reset()
 
     async def repeat(self, connection: Connection) -> str:
         """Says once more, to any gateway, what a client said first on a connection. Returns what is answered: the kind
@@ -177,7 +193,7 @@ class Flaky:
             await writer.wait_closed()
             return
         back, answer, connection.gateway = taken
-        self.last = connection
+        self.taken.append(connection)
         if self.echoes:
             self.echoes = False
             connection.before_answer = lambda: self._echo(connection)
