@@ -60,9 +60,11 @@ class GatewayProcess:
 
 
 @asynccontextmanager
-async def gateways(names: str, settings: dict[str, str], logs: Path) -> AsyncIterator[dict[int, GatewayProcess]]:
+async def gateways(
+    names: str, settings: dict[str, str], logs: Path, command: tuple[str, ...] = COMMAND
+) -> AsyncIterator[dict[int, GatewayProcess]]:
     """One for each letter, by port; all can serve."""
-    made = [GatewayProcess(name, settings, logs / f"{name}.log") for name in names]
+    made = [GatewayProcess(name, settings, logs / f"{name}.log", command) for name in names]
     try:
         await asyncio.gather(*[gateway.start() for gateway in made])
         yield {gateway.port: gateway for gateway in made}
