@@ -21,6 +21,7 @@ from bench.misfortunes import KINDS, NETWORK, World, draw
 from bench.runs import CONFIG, Run, hear, speak, speech
 from bench.transcription import Plan, emulator, settings, transcribe_elsewhere
 from tests.flaky import flaky
+from tests.redis_server import BINARY, RedisServer
 
 LEG_SECONDS = 8.0
 FAULTS = "faults"
@@ -63,19 +64,21 @@ async def travel(seed: int, minutes: float, kinds: list[str], *, own: bool = Fal
     plan = Plan(f"seed {seed}" + ", faults" * bool(faults), minutes, 1, LEG_SECONDS if faults else None, faults, seed)
     options = [option for fault in faults for option in ("--fault", fault)]
     async with AsyncExitStack() as stack:
-        logs = Path(stack.enter_context(TemporaryDirectory()))
+        folder = Path(stack.enter_context(TemporaryDirectory()))
         address = await stack.enter_async_context(emulator("--seed", str(seed), "--connection-faults", *options))
-        running = await stack.enter_async_context(gateways("A", settings(plan, address), logs))
-        world = World(await stack.enter_async_context(flaky(*running)), running)
+        redis = stack.enter_context(RedisServer(folder / "redis", persistent=True))
+        shared = {"GATEWAY_STORE": redis.url, "GATEWAY_LOG_LEVEL": "INFO"}
+        running = await stack.enter_async_context(gateways("AB", settings(plan, address) | shared, folder))
+        world = World(await stack.enter_async_context(flaky(*running)), running, redis)
         try:
             async with asyncio.timeout(minutes * 60 + MORE_SECONDS):
                 return await _go(plan, kinds, world, speech(minutes, own=own))
         except (TranscriberError, TimeoutError) as error:
-            raise RunFailed(f"{plan.name}: {error!r}; {'; '.join(world.notes)}{_read(logs)}") from error
+            raise RunFailed(f"{plan.name}: {error!r}; {'; '.join(world.notes)}{_read(folder)}") from error
 
 
-def _read(logs: Path) -> str:
-    return "".join(f"\n{log.name}: {log.read_text(errors='replace')}" for log in logs.iterdir())
+def _read(folder: Path) -> str:
+    return "".join(f"\n{log.name}: {log.read_text(errors='replace')}" for log in folder.glob("*.log"))
 
 
 async def _go(plan: Plan, kinds: list[str], world: World, audio: bytes) -> Journey:
@@ -166,6 +169,8 @@ def main() -> int:
     kinds = options.only.split(",")
     if unknown := set(kinds) - set(everything):
         parser.error(f"--only {', '.join(sorted(unknown))}: there is {', '.join(everything)}")
+    if BINARY is None:
+        parser.error("redis-server is not installed")
     return 0 if asyncio.run(prove(options.seeds, options.minutes, kinds, options.jobs)) else 1
 
 

@@ -7,18 +7,28 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import chain
 
 from bench.gateways import GatewayProcess
 from tests.flaky import Flaky
+from tests.redis_server import RedisServer
 
 NETWORK = ("reset", "close", "half-open", "black hole", "within a frame", "offline")
 RESUMES = ("resumed twice", "old token")
-KINDS = {"network": NETWORK, "resumes": RESUMES, "kills": ("kill",), "restarts": ("rolling restart",)}
+KINDS = {
+    "network": NETWORK,
+    "resumes": RESUMES,
+    "kills": ("kill",),
+    "restarts": ("rolling restart",),
+    "redis": ("redis away", "redis emptied"),
+}
 """What may be chosen, and what is in it."""
-LATEST_SECONDS = 10.0
-"""The longest time without a network."""
+LONGEST_SECONDS = {"offline": 10.0, "black hole": 10.0, "redis away": 5.0, "redis emptied": 5.0}
+"""Of what has a length."""
+CALM_SECONDS = 5.0
+"""Before the store forgets everything, and after it: what a gateway could not write again, no other one can find."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +59,7 @@ def _draw(dice: random.Random, kinds: list[str], seconds: float, pause: float) -
     while kinds and at < seconds:
         cards = cards or dice.sample(kinds, len(kinds))
         kind = cards.pop()
-        lasts = dice.uniform(1, LATEST_SECONDS) if kind in {"offline", "black hole"} else 0.0
+        lasts = dice.uniform(0.5, LONGEST_SECONDS[kind]) if kind in LONGEST_SECONDS else 0.0
         yield Misfortune(round(at, 1), kind, round(lasts, 1), dice.random())
         at += lasts + dice.uniform(pause / 4, 2 * pause)
 
@@ -61,12 +71,15 @@ class World:
     network: Flaky
     gateways: dict[int, GatewayProcess]
     """By port."""
+    redis: RedisServer
     counts: Counter[str] = field(default_factory=Counter)
     """What has befallen it, by kind."""
     notes: list[str] = field(default_factory=list)
     """The same, with its time."""
     wrong: list[str] = field(default_factory=list)
     """What should not have come of it."""
+    _network: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Whoever has it does something to the network, or wants nothing to be done."""
 
     async def suffer(self, misfortunes: Sequence[Misfortune]) -> None:
         """One after the other, none before its time."""
@@ -74,10 +87,11 @@ class World:
         began = clock()
         for misfortune in misfortunes:
             await asyncio.sleep(began + misfortune.at - clock())
-            self.counts[misfortune.kind] += 1
-            note = f"{clock() - began:.1f} s: {misfortune.kind}"
-            self.notes.append(note + (f" for {misfortune.lasts:g} s" if misfortune.lasts else ""))
-            await self._befall(misfortune)
+            async with self._network if misfortune.kind in NETWORK + RESUMES else nullcontext():
+                self.counts[misfortune.kind] += 1
+                note = f"{clock() - began:.1f} s: {misfortune.kind}"
+                self.notes.append(note + (f" for {misfortune.lasts:g} s" if misfortune.lasts else ""))
+                await self._befall(misfortune)
 
     async def _befall(self, misfortune: Misfortune) -> None:
         match misfortune.kind:
@@ -102,6 +116,10 @@ class World:
                 await self._kill()
             case "rolling restart":
                 await self._rolling_restart()
+            case "redis away":
+                await self._redis_away(misfortune.lasts)
+            case "redis emptied":
+                await self._redis_emptied(misfortune.lasts)
 
     async def _offline(self, seconds: float) -> None:
         self.network.refuses = True
@@ -139,3 +157,18 @@ class World:
         for gateway in self.gateways.values():
             await gateway.drain()
             await gateway.start()
+
+    async def _redis_away(self, seconds: float) -> None:
+        """It knows everything again when it is back."""
+        self.redis.kill()
+        await asyncio.sleep(seconds)
+        self.redis.restart(empty=False)
+
+    async def _redis_emptied(self, seconds: float) -> None:
+        async with self._network:
+            await self.network.until_it_carries()
+            await asyncio.sleep(CALM_SECONDS)
+            self.redis.kill()
+            await asyncio.sleep(seconds)
+            self.redis.restart(empty=True)
+            await asyncio.sleep(CALM_SECONDS)

@@ -8,7 +8,7 @@ import gc
 import time
 from typing import Any
 
-from app.api.server import listen, server
+from app.api.server import GatewayServer, listen, set_up_log, uvicorn_config
 from app.main import create_app
 from app.settings import load_settings
 
@@ -58,13 +58,14 @@ def main() -> None:
     async def stall() -> dict[str, float]:
         return probe.report()
 
-    serving = server(
+    set_up_log(settings.log_level)
+    config = uvicorn_config(
         app,
         ping_interval=settings.ping_interval_seconds,
         ping_timeout=settings.ping_timeout_seconds,
         trusted_proxies=settings.trusted_proxies,
-        log_level=settings.log_level,
     )
+    serving = GatewayServer(config)
     serving.on_started = probe.start
     serving.run(sockets=[listen(settings.host, settings.port)])
 

@@ -142,7 +142,7 @@ class Caller:
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """How it went. Of the loop, in milliseconds: its longest stall, and its own work in it; the rest is the machine's."""
+    """How it went."""
 
     resumed: int
     lost: int

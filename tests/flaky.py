@@ -120,6 +120,11 @@ class Flaky:
         self._gateways = list(gateways)
         self._open: set[Connection] = set()
 
+    async def until_it_carries(self) -> None:
+        """Waits until a client and a gateway are speaking to each other."""
+        while not any(connection.answered and not connection.silent for connection in self._open):
+            await asyncio.sleep(0.05)
+
     def cut(self) -> None:
         """Resets every connection."""
         for connection in list(self._open):
