@@ -17,7 +17,7 @@ from rich.table import Table
 from app.client import Transcriber, TranscriberError
 from bench.compared import Compared, seeds
 from bench.gateways import gateways
-from bench.misfortunes import KINDS, NETWORK, World, draw
+from bench.misfortunes import KINDS, NETWORK, Lines, World, draw
 from bench.runs import CONFIG, Run, hear, speak, speech
 from bench.transcription import Plan, emulator, settings, transcribe_elsewhere
 from tests.flaky import flaky
@@ -26,9 +26,9 @@ from tests.redis_server import BINARY, RedisServer
 LEG_SECONDS = 8.0
 FAULTS = "faults"
 """The kind that is the upstream's."""
-MORE_SECONDS = 240.0
+MORE_SECONDS = 900.0
 """Than the speech: by then a run is over, or will never be."""
-WIDTH = 120
+WIDTH = 130
 COLUMNS = (
     "run",
     "cuts",
@@ -58,21 +58,27 @@ class Journey:
     resumes: int
 
 
-async def travel(seed: int, minutes: float, kinds: list[str], *, own: bool = False) -> Journey:
-    """One run. Raises RunFailed."""
-    faults = ("every-kind",) if FAULTS in kinds and seed % 2 else ()
-    plan = Plan(f"seed {seed}" + ", faults" * bool(faults), minutes, 1, LEG_SECONDS if faults else None, faults, seed)
-    options = [option for fault in faults for option in ("--fault", fault)]
+def planned(seed: int, minutes: float, kinds: list[str]) -> tuple[Plan, Lines]:
+    """What befalls the upstream, and everything else."""
+    lines = draw(seed, [kind for kind in kinds if kind != FAULTS], minutes * 60)
+    if FAULTS in kinds and seed % 2:
+        return Plan(f"seed {seed}, faults", minutes, 1, LEG_SECONDS, ("every-kind",), seed), lines
+    return Plan(f"seed {seed}", minutes), lines
+
+
+async def travel(plan: Plan, lines: Lines) -> Journey:
+    """One run, with a recognizer, two gateways and a Redis of its own. Raises RunFailed."""
+    faults = [option for fault in plan.faults for option in ("--fault", fault)]
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        address = await stack.enter_async_context(emulator("--seed", str(seed), "--connection-faults", *options))
+        address = await stack.enter_async_context(emulator("--seed", str(plan.seed), "--connection-faults", *faults))
         redis = stack.enter_context(RedisServer(folder / "redis", persistent=True))
         shared = {"GATEWAY_STORE": redis.url, "GATEWAY_LOG_LEVEL": "INFO"}
         running = await stack.enter_async_context(gateways("AB", settings(plan, address) | shared, folder))
         world = World(await stack.enter_async_context(flaky(*running)), running, redis)
         try:
-            async with asyncio.timeout(minutes * 60 + MORE_SECONDS):
-                return await _go(plan, kinds, world, speech(minutes, own=own))
+            async with asyncio.timeout(plan.minutes * 60 + MORE_SECONDS):
+                return await _go(plan, lines, world)
         except (TranscriberError, TimeoutError) as error:
             raise RunFailed(f"{plan.name}: {error!r}; {'; '.join(world.notes)}{_read(folder)}") from error
 
@@ -81,10 +87,9 @@ def _read(folder: Path) -> str:
     return "".join(f"\n{log.name}: {log.read_text(errors='replace')}" for log in folder.glob("*.log"))
 
 
-async def _go(plan: Plan, kinds: list[str], world: World, audio: bytes) -> Journey:
-    lines = draw(plan.seed, [kind for kind in kinds if kind != FAULTS], plan.minutes * 60)
-    url = f"ws://127.0.0.1:{world.network.port}/ws/transcribe"
-    async with Transcriber(url, CONFIG) as transcriber:
+async def _go(plan: Plan, lines: Lines, world: World) -> Journey:
+    audio = speech(plan.minutes, own=plan.own)
+    async with Transcriber(f"ws://127.0.0.1:{world.network.port}/ws/transcribe", CONFIG) as transcriber:
         suffering = [asyncio.create_task(world.suffer(line)) for line in lines]
         try:
             run = await hear(transcriber, plan.name, lambda: speak(transcriber, audio, plan.speed))
@@ -108,7 +113,7 @@ async def prove(numbers: list[int], minutes: float, kinds: list[str], jobs: int)
     async def compare(seed: int) -> tuple[Journey, Compared] | None:
         async with turn:
             try:
-                journey = await travel(seed, minutes, kinds)
+                journey = await travel(*planned(seed, minutes, kinds))
             except RunFailed as error:  # the others go on
                 print(error, file=sys.stderr, flush=True)
                 return None

@@ -36,20 +36,23 @@ class Misfortune:
     at: float
     """Seconds after the first word."""
     kind: str
-    lasts: float
+    lasts: float = 0.0
     """Seconds, of what has a length."""
-    dice: float
+    dice: float = 0.0
     """From 0 to 1, for what else is to be chosen."""
 
 
-def draw(seed: int, chosen: Sequence[str], seconds: float) -> tuple[list[Misfortune], list[Misfortune]]:
+Lines = Sequence[Sequence[Misfortune]]
+"""Side by side, each one after the other."""
+
+
+def draw(seed: int, chosen: Sequence[str], seconds: float) -> Lines:
     """Those of the network, and those of the processes."""
     dice = random.Random(seed)
     kinds = list(chain.from_iterable(KINDS[name] for name in chosen))
-    lines = [[kind for kind in kinds if kind in NETWORK + RESUMES]]
-    lines.append([kind for kind in kinds if kind not in lines[0]])
-    network, processes = (list(_draw(dice, line, seconds, pause)) for line, pause in zip(lines, (4, 8), strict=True))
-    return network, processes
+    network = [kind for kind in kinds if kind in NETWORK + RESUMES]
+    processes = [kind for kind in kinds if kind not in network]
+    return [list(_draw(dice, line, seconds, pause)) for line, pause in ((network, 4), (processes, 8))]
 
 
 def _draw(dice: random.Random, kinds: list[str], seconds: float, pause: float) -> Iterator[Misfortune]:
