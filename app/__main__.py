@@ -7,6 +7,7 @@ from uvicorn import Config
 from uvicorn.supervisors import Multiprocess
 
 from app.api.server import GatewayServer, listen, set_up_log, uvicorn_config
+from app.garbage import collect_seldom
 from app.settings import Settings, SettingsError, load_settings
 
 
@@ -32,6 +33,7 @@ def run(settings: Settings) -> None:
 
     set_up_log(settings.log_level)
     serving = GatewayServer(_config(create_app(settings), settings))
+    collect_seldom()
     serving.on_started = lambda: _greet(settings, port)
     serving.run(sockets=[listener])
     if not serving.started:

@@ -8,8 +8,8 @@ import gc
 import time
 from typing import Any
 
-from app.api.server import GatewayServer, listen, set_up_log, uvicorn_config
-from app.main import create_app
+from app.api.server import GatewayServer, listen, uvicorn_config
+from app.asgi import create
 from app.settings import load_settings
 
 TICK_SECONDS = 0.01
@@ -52,13 +52,12 @@ class Probe:
 
 def main() -> None:
     settings = load_settings()
-    app, probe = create_app(settings), Probe()
+    app, probe = create(), Probe()
 
     @app.get("/stall")
     async def stall() -> dict[str, float]:
         return probe.report()
 
-    set_up_log(settings.log_level)
     config = uvicorn_config(
         app,
         ping_interval=settings.ping_interval_seconds,
