@@ -7,6 +7,7 @@ from uvicorn import Config
 from uvicorn.supervisors import Multiprocess
 
 from app.api.server import GatewayServer, listen, set_up_log, uvicorn_config
+from app.garbage import collect_seldom
 from app.settings import Settings, SettingsError, load_settings
 
 
@@ -30,6 +31,7 @@ def run(settings: Settings) -> None:
     set_up_log(settings.log_level)
     app = create_app(settings)
     listener = listen(settings.host, settings.port)
+    collect_seldom()
     serving = GatewayServer(_config(app, settings))
     serving.on_started = lambda: _greet(settings, listener.getsockname()[1])
     serving.run(sockets=[listener])

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
 from app.api.server import set_up_log
+from app.garbage import collect_seldom
 from app.main import create_app
 from app.settings import SettingsError, load_settings
 
@@ -21,7 +22,9 @@ def create() -> FastAPI:
         if multiprocessing.parent_process() is not None:
             settings.check_several_processes()
         set_up_log(settings.log_level)
-        return create_app(settings)
+        app = create_app(settings)
     except (SettingsError, ValueError) as error:
         sys.stderr.write(f"captions gateway: {error}\n")
         sys.exit(STARTUP_FAILURE)
+    collect_seldom()
+    return app

@@ -24,6 +24,7 @@ from app.core.session import Session
 from app.drain import before_the_end
 from app.embedded import EmbeddedEmulator
 from app.emulator.models import ModelMissing, require_packages, sample_recording
+from app.garbage import sweeping
 from app.hub import Hub, HubLimits
 from app.journal import Journal, Terms
 from app.live import Recognize, Recognizer
@@ -71,6 +72,7 @@ def create_app(settings: Settings) -> FastAPI:
             journal = await stack.enter_async_context(Journal(store, terms))
             hub = Hub(recognize, _hub_limits(settings), metrics, journal, time.time)
             app.state.hub = await stack.enter_async_context(hub)
+            await stack.enter_async_context(sweeping(hub))
             stack.enter_context(before_the_end(lambda: hub.drain(settings.drain_seconds)))
             yield
 

@@ -152,6 +152,18 @@ async def test_the_newest_connection_wins_though_the_old_one_is_not_known_to_be_
     check(messages, audio)
 
 
+async def test_a_resume_that_the_network_brings_twice_costs_a_connection_and_no_session(lasting: Gateway) -> None:
+    async with a_session_without_its_client(lasting, sound(3200)) as started:
+        async with Client.connect(lasting) as client, Client.connect(lasting) as echo:
+            await client.say(resume(started))
+            resumed = await client.hear("resumed")
+            await echo.say(resume(started))
+            assert (await client.hear_all())[-1]["code"] == "superseded"
+        async with Client.connect(lasting) as client:
+            await client.say(resume(started | resumed), STOP)
+            await client.hear("stopped")
+
+
 async def test_of_two_that_resume_at_once_the_later_one_goes_on(lasting: Gateway) -> None:
     """A request that was repeated on its way, say."""
     async with a_session_without_its_client(lasting, sound(3200)) as started:

@@ -409,6 +409,19 @@ def test_what_is_for_the_moment_is_not_kept_for_a_client_that_is_away() -> None:
     assert [message["type"] for message in due(a_session)] == ["resumed"]
 
 
+def test_a_resume_that_comes_twice_takes_no_token_from_the_client() -> None:
+    a_session = session()
+    a_session.started("first", 1000)
+    a_session.resume(resume("first"), "the client's", 1.0)
+    a_session.resume(resume("first"), "nobody's", 1.0)
+    a_session.check_resume(resume("the client's"))
+    a_session.resume(resume("the client's"), "newest", 2.0)
+    a_session.heard_from_client(3.0)
+    for dead in ("first", "the client's", "nobody's"):
+        with pytest.raises(SessionError):
+            a_session.check_resume(resume(dead))
+
+
 @pytest.mark.parametrize("token", ["", "firs", "first ", "FIRST", "second"])
 def test_only_the_newest_token_admits(token: str) -> None:
     a_session = session()

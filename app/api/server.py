@@ -19,6 +19,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 
+from app.api.door import DoorProtocol
 from app.core.errors import SessionError
 from app.core.protocol import MAX_FRAME_BYTES, MAX_TEXT_BYTES, error_message, serialize
 
@@ -181,7 +182,7 @@ def uvicorn_config(
         factory=isinstance(app, str),
         workers=workers,
         loop="uvloop",
-        http="httptools",
+        http=DoorProtocol,
         ws=GatewayWebSocket,
         ws_max_size=MAX_TEXT_BYTES,
         ws_ping_interval=ping_interval,

@@ -53,6 +53,8 @@ from app.core.transcript import Transcript
 IDLE_WARNING = 0.75
 """Part of the idle timeout after which the client is warned."""
 SESSION_LIMIT_WARNING_SECONDS = 60.0
+MAX_GIVEN_TOKENS = 8
+"""That nobody has used yet."""
 
 
 class Phase(Enum):
@@ -126,8 +128,8 @@ class Session:
         self._ledger = Ledger(record.last_event, record.settled)
         self._over: str | None = None
         self._tokens = record.tokens
-        """Fingerprints of what admits the next link: the newest token, and the one before till the client shows that it
-        has the newest."""
+        """Fingerprints of what admits the next link, oldest first: the one that came last, and, till the client shows
+        that it has the newest, all that were given for it."""
         self._timers = timers
         self._window_bytes = self.format.offset(window_seconds * 1000)
         self._opened_at = now - age
@@ -205,8 +207,12 @@ class Session:
 
     def resume(self, message: Resume, resume_token: str, now: float) -> None:
         """A new link, which has all events up to `last_event`; with its first frame the old token is dead. After
-        `check_resume`."""
-        self._tokens = (fingerprint(message.resume_token), fingerprint(resume_token))
+        `check_resume`.
+
+        A `resume` that a network brings twice takes the link from the client, but not the token that it was given."""
+        used, known = fingerprint(message.resume_token), self._tokens
+        given = known[known.index(used) + 1 :] if used in known else ()
+        self._tokens = (used, *given[-MAX_GIVEN_TOKENS:], fingerprint(resume_token))
         self.resumes += 1
         self.link = Link(cursor=message.last_event)
         self.detached_at = None
