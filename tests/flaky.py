@@ -13,7 +13,10 @@ class Flaky:
         self.connections = 0
         """So many there were."""
         self.refuses = False
-        self._target = target
+        self.cuts_before: bytes | None = None
+        """A connection that would carry this to the client ends instead."""
+        self.target = target
+        """The gateway's port, for connections to come."""
         self._open: dict[asyncio.StreamWriter, asyncio.StreamWriter] = {}
         self._silent: set[asyncio.StreamWriter] = set()
 
@@ -32,7 +35,7 @@ class Flaky:
         if self.refuses:
             writer.transport.abort()
             return
-        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        there, back = await asyncio.open_connection("127.0.0.1", self.target)
         self._open[writer] = back
         try:
             async with asyncio.TaskGroup() as pumps:
@@ -49,6 +52,9 @@ class Flaky:
     ) -> None:
         with suppress(ConnectionError):
             while data := await source.read(65_536):
+                if sink is connection and self.cuts_before and self.cuts_before in data:
+                    sink.transport.abort()
+                    return
                 if connection not in self._silent:
                     sink.write(data)
                     await sink.drain()
