@@ -292,11 +292,10 @@ export class CaptionsClient {
 
   #goOnAfter(stopped) {
     const { base, received } = this.#session;
-    this.#link.drop(CLOSE_LEFT);
-    this.#link = null;
     const heard = Math.max(received, this.#audio.bytes(stopped.audio_ms + stopped.gap_ms));
     this.#beginAnew(base + heard, stopped);
-    this.#dial();
+    this.#link.drop(CLOSE_LEFT);
+    this.#lost(failure("session_limit", "the gateway has ended the session: another one goes on", true));
   }
 
   // Sessions of the gateway --------------------------------------------------------------------------
@@ -389,6 +388,7 @@ export class CaptionsClient {
     this.#session.token = message.resume_token;
     if (message.type === "started") this.#begin(message);
     else this.#goOn(message);
+    if (this.#over) return; // a handler of the app's has closed it
     this.#link.patience = this.#patience;
     this.#enter("live", {});
     this.#pump();
