@@ -275,6 +275,27 @@ async def test_a_connection_that_breaks_leaves_no_hole(
 
 
 @needs_chromium
+async def test_the_microphone_is_recorded_while_there_is_no_connection(gateway: Gateway, tmp_path: Path) -> None:
+    """The page says so, and what was recorded goes out with the next one."""
+    flags = microphone(write_wav(tmp_path / "quiet.wav", 16_000, bytes(32_000 * 60)))
+    with run_browser(tmp_path / "profile", *flags) as browser:
+        async with open_page(gateway.http, browser) as page:
+            await page.run(FAKE_SOCKET)
+            await page.click("#go")
+            await page.until("window.fake?.said.length")
+            await page.run("fake.start(1e6)")
+            await page.until("fake.sizes.length >= 2")
+            await page.run("fake.onclose({ code: 1006, reason: '' })")
+            assert await page.run(text("#status")) == "Recording, reconnecting: try 1"
+            assert await page.run(text("#go")) == "Stop"
+            await page.until("fake.said[0]?.type === 'resume'")
+            await page.until("document.querySelector('#clock').textContent === '0:02'")
+            await page.run("fake.say({type: 'resumed', offset: 3200, resume_token: 'r2', replayed: 0})")
+            assert await page.run(text("#status")) == "Listening"
+            assert sum(await page.run("fake.sizes")) >= 2 * 32_000 - 3200
+
+
+@needs_chromium
 async def test_who_leaves_the_page_ends_the_session(upstream: ScriptedUpstream, browser: str, tmp_path: Path) -> None:
     async with run_gateway(upstream=f"grpc://{upstream.address}", resume_window_seconds=60) as gateway:
         async with open_page(gateway.http, browser) as page:
@@ -349,6 +370,27 @@ async def test_the_client_brings_its_token(gateway: Gateway, browser: str) -> No
         assert await page.run("fake.protocols") == ["stt.v1", "bearer.t0ken"]
         await page.run("client.close()")
         assert await page.run("heard.at(-1)") == ["state", "stopped", None]
+
+
+@needs_chromium
+async def test_a_fresh_token_is_brought_to_each_connection(gateway: Gateway, browser: str) -> None:
+    """By a function that may fail; an expired one is then no failure."""
+    async with open_page(gateway.http, browser) as page:
+        await page.run(FAKE_SOCKET)
+        await page.run(
+            "import('/web/client.js').then(({ CaptionsClient }) => { window.asked = 0;"
+            "const start = { audio: { encoding: 'MULAW', sample_rate_hertz: 8000 }, language_codes: ['en-US'] };"
+            "const token = async () => { if (!asked++) throw new Error('not now'); return `t${asked}`; };"
+            "window.client = new CaptionsClient({ url: 'ws://gateway', start, token }); })"
+        )
+        await page.until("window.fake?.said.length")
+        assert await page.run("fake.protocols") == ["stt.v1", "bearer.t2"]
+        await page.run("fake.start(1e6)")
+        await page.run("fake.say({ type: 'error', code: 'token_expired', message: 'old', retryable: false })")
+        await page.until("fake.said[0]?.type === 'resume'")
+        assert await page.run("fake.protocols") == ["stt.v1", "bearer.t3"]
+        await page.run("fake.say({ type: 'error', code: 'forbidden', message: 'no', retryable: false })")
+        assert await page.run("client.state") == "failed"
 
 
 # Helpers ----------------------------------------------------------------------------------------

@@ -297,7 +297,8 @@ async def test_it_goes_to_another_gateway_before_this_one_goes_away(tmp_path: Pa
 
     async def script(peer: Peer) -> None:
         peers.append(peer)
-        await (leaving(peer) if len(peers) == 1 else resumed(peer))
+        async with asyncio.timeout(60):  # a test that fails waits for its script
+            await (leaving(peer) if len(peers) == 1 else resumed(peer))
 
     async def leaving(peer: Peer) -> None:
         await peer.begin()
@@ -332,8 +333,9 @@ async def test_it_goes_to_another_gateway_before_this_one_goes_away(tmp_path: Pa
         assert client.states == ["connecting", "live", "live", "stopped"]
 
 
-async def test_retry_after_is_kept(tmp_path: Path) -> None:
-    """And the newest token is the one that counts."""
+@pytest.mark.parametrize(("healthy", "attempts"), [(10_000, [1, 2, 3]), (0, [1, 2, 1])])
+async def test_retry_after_is_kept(tmp_path: Path, healthy: int, attempts: list[int]) -> None:
+    """The newest token is the one that counts; a connection that has lived for long makes up for those that failed."""
     tokens: list[str] = []
 
     async def script(peer: Peer) -> None:
@@ -355,12 +357,95 @@ async def test_retry_after_is_kept(tmp_path: Path) -> None:
                 await peer.hear_until("stop")
                 await peer.stopped(1, audio_ms=0)
 
-    async with scripted(script) as url, node_client(url, tmp_path, timing=QUICK) as client:
+    timing = QUICK | {"healthy": healthy}
+    async with scripted(script) as url, node_client(url, tmp_path, timing=timing) as client:
         await client.until(lambda: client.states.count("live") == 3)
         await client.call("stop")
     assert tokens == ["start", "r1", "r1", "r2"]
-    waits = [values[1]["in_ms"] for name, values in client.heard if values[0] == "reconnecting"]
-    assert [wait >= 300 for wait in waits] == [False, True, False]
+    waits = [values[1] for name, values in client.heard if values[0] == "reconnecting"]
+    assert [wait["in_ms"] >= 300 for wait in waits] == [False, True, False]
+    assert [wait["attempt"] for wait in waits] == attempts
+
+
+async def test_a_new_session_is_told_only_what_has_no_answer(tmp_path: Path) -> None:
+    """A final came, though no `ack` did; a gap was told; a `finalize` was not answered."""
+
+    async def script(peer: Peer) -> None:
+        said = await peer.hear()
+        assert isinstance(said, dict)
+        peers.append(peer)
+        await (lost, unknown, anew)[len(peers) - 1](peer)
+
+    async def lost(peer: Peer) -> None:
+        await peer.started()
+        await peer.hear_until("gap")
+        await peer.hear_audio(6400)
+        await peer.final(1, "one", 0, 50)
+        await peer.say("gap", event=2, start_ms=100, end_ms=200, reason="muted")
+        await peer.socket.close(1012)
+
+    async def unknown(peer: Peer) -> None:
+        await peer.say("error", code="session_unknown", message="who?", retryable=False)
+        await peer.socket.close(4404)
+
+    async def anew(peer: Peer) -> None:
+        await peer.started()
+        finalize = await peer.hear_until("finalize")
+        assert len(peer.audio) == 0
+        await peer.hear_until("gap")
+        assert len(peer.audio) == 1600
+        await peer.say("finalized", event=1, id=finalize["id"], end_ms=0)
+        await peer.say("gap", event=2, start_ms=50, end_ms=150, reason="muted")
+        await peer.final(3, "two", 0, 50, words=[{"word": "two", "start_ms": 10, "end_ms": 50}])
+        await peer.hear_until("stop")
+        await peer.final(4, "three", 150, 250)
+        await peer.stopped(5, audio_ms=150, gap_ms=100, finals=2, billed_ms=3)
+
+    peers: list[Peer] = []
+    async with scripted(script) as url, node_client(url, tmp_path, timing=QUICK) as client:
+        client.begin("send", bytes(800))
+        client.begin("finalize", "mine")
+        client.begin("send", bytes(2400))
+        client.begin("gap", 3200)
+        client.begin("send", bytes(3200))
+        stopped = await client.call("stop")
+        finals = [(final["text"], final["start_ms"], final["end_ms"]) for final in client.told("final")]
+        assert finals == [("one", 0, 50), ("two", 50, 100), ("three", 200, 300)]
+        assert client.told("final")[1]["words"] == [{"word": "two", "start_ms": 60, "end_ms": 100}]
+        assert [gap["event"] for gap in client.told("gap")] == [2]
+        assert [(answer["id"], answer["event"]) for answer in client.told("finalized")] == [("mine", 3)]
+    counts = {"audio_ms": 200, "billed_ms": 3, "finals": 3, "gap_ms": 100, "sessions": 2, "event": 6}
+    assert stopped | counts == stopped
+
+
+async def test_a_finalize_that_is_said_twice_is_answered_once(tmp_path: Path) -> None:
+    """Two of the same name are two, all the same."""
+    asked: list[Any] = []
+
+    async def script(peer: Peer) -> None:
+        said = await peer.hear()
+        assert isinstance(said, dict)
+        if said["type"] == "start":
+            await peer.started()
+            asked.append(await peer.hear_until("finalize"))
+            await peer.socket.close(1012)
+            return
+        await peer.say("resumed", offset=3200, resume_token="r2", replayed=0)
+        for event in (1, 3):
+            asked.append(await peer.hear_until("finalize"))
+            await peer.say("finalized", event=event, id=asked[-1]["id"], end_ms=100)
+            await peer.say("finalized", event=event + 1, id=asked[-1]["id"], end_ms=100)
+        await peer.hear_until("stop")
+        await peer.stopped(5, audio_ms=100)
+
+    async with scripted(script) as url, node_client(url, tmp_path, timing=QUICK) as client:
+        client.begin("send", bytes(3200))
+        client.begin("finalize", "same")
+        await client.hear("finalized")
+        client.begin("finalize", "same")
+        await client.call("stop")
+        assert [answer["id"] for answer in client.told("finalized")] == ["same", "same"]
+    assert asked[0] == asked[1] != asked[2]
 
 
 async def test_a_refusal_that_is_for_good_is_told(network: Flaky, tmp_path: Path) -> None:
