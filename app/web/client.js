@@ -390,7 +390,7 @@ export class CaptionsClient {
     else this.#goOn(message);
     if (this.#over) return; // a handler of the app's has closed it
     this.#link.patience = this.#patience;
-    this.#enter("live", {});
+    if (this.#state !== "live") this.#enter("live", {});
     this.#pump();
   }
 
