@@ -33,6 +33,8 @@ class Connection:
         """It carries nothing any more, and nobody is told."""
         self.cut_within: tuple[Way, float] | None = None
         """Of the next piece that way such a part comes through, and nothing after it."""
+        self.cuts_before: bytes | None = None
+        """It ends instead of carrying this to the client."""
         self.before_answer: Callable[[], Awaitable[None]] | None = None
         """Awaited before the gateway's first word goes on to the client."""
         self.answered = False
@@ -81,6 +83,9 @@ class Connection:
                     await self._look(way, data)
                 if self.silent:
                     continue
+                if way == "down" and self.cuts_before and self.cuts_before in data:
+                    self.reset()
+                    return
                 if self.cut_within and self.cut_within[0] == way:
                     sink.write(data[: int(len(data) * self.cut_within[1])])
                     self.close()
@@ -117,8 +122,14 @@ class Flaky:
         """What was said to what came a second time."""
         self.taken: list[Connection] = []
         """Those that a gateway has taken, oldest first."""
+        self.cuts_before: bytes | None = None
+        """Connections to come end instead of carrying this to the client."""
         self._gateways = list(gateways)
         self._open: set[Connection] = set()
+
+    def leads_to(self, gateway: int) -> None:
+        """Connections to come are for this one alone."""
+        self._gateways = [gateway]
 
     async def until_it_carries(self) -> None:
         """Waits until a client and a gateway are speaking to each other."""
@@ -190,7 +201,7 @@ class Flaky:
                 connection.reset()
 
     async def _connect(self, connection: Connection, writer: asyncio.StreamWriter) -> None:
-        connection.silent = self.dark
+        connection.silent, connection.cuts_before = self.dark, self.cuts_before
         taken = await self._reach(connection.request)
         if taken is None:
             writer.write(BAD_GATEWAY)

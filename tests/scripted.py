@@ -52,15 +52,21 @@ class Peer:
         start = await self.hear()
         assert isinstance(start, dict), "audio before start"
         assert start["type"] == "start"
+        config = {name: value for name, value in start.items() if name not in {"type", "client"}}
+        await self.started(config, window, max_frame)
+        return start
+
+    async def started(
+        self, config: dict[str, Any] | None = None, window: int = 1_000_000, max_frame: int = 65_536
+    ) -> None:
         limits = {
             "max_frame_bytes": max_frame,
             "window_bytes": window,
             "idle_timeout_ms": 60_000,
             "max_session_ms": 3_600_000,
         }
-        config = {name: value for name, value in start.items() if name not in {"type", "client"}}
-        await self.say("started", session_id="s1", resume_token="r1", resume_window_ms=0, config=config, limits=limits)
-        return start
+        known = {"session_id": "s1", "resume_token": "r1", "resume_window_ms": 0, "config": config or {}}
+        await self.say("started", **known, limits=limits)
 
     async def ack(self, final: int, window: int = 1_000_000) -> None:
         await self.say("ack", received=len(self.audio), final=final, window=window)
@@ -83,9 +89,9 @@ class Peer:
             **more,
         )
 
-    async def stopped(self, event: int) -> None:
+    async def stopped(self, event: int, **other: int) -> None:
         counts = {"audio_ms": 1, "billed_ms": 1, "finals": 1, "gap_ms": 0, "upstream_streams": 1, "resumes": 0}
-        await self.say("stopped", event=event, **counts)
+        await self.say("stopped", event=event, **(counts | other))
 
 
 Script = Callable[[Peer], Awaitable[None]]
