@@ -5,139 +5,30 @@ None may be lost, and the gateway's event loop may not stand still meanwhile: wh
 
 import argparse
 import asyncio
-import json
 import random
 import resource
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
-from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import httpx
 import uvloop
 from rich.console import Console
 from rich.table import Table
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed
 
+from bench.callers import Caller
 from bench.gateways import gateways
-from bench.runs import BYTES_PER_SECOND, FRAME
 
-START = {
-    "type": "start",
-    "audio": {"encoding": "LINEAR16", "sample_rate_hertz": 16000},
-    "language_codes": ["en-US"],
-}
 STEADY_SECONDS = 10.0
 """Before the storm, and after it."""
 BACK_SECONDS = 10.0
 MAX_STALL_MS = 100.0
-JITTER_SECONDS = 0.1
-"""A client library waits up to so long before its first attempt."""
 AT_A_TIME = 20
 """Sessions that are opened."""
-KEEPALIVE_SECONDS = 20.0
 OPEN_FILES = 20_000
-
-
-@dataclass
-class Caller:
-    """A client with one session."""
-
-    url: str
-    streams: bool
-    sent: int = 0
-    acked: int = 0
-    last_event: int = 0
-    resumed: bool = False
-    wrong: list[str] = field(default_factory=list)
-    _hello: dict[str, Any] = field(default_factory=dict)
-    _socket: ClientConnection | None = None
-    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
-
-    async def begin(self) -> None:
-        await self._open(START)
-
-    async def resume(self) -> None:
-        await asyncio.sleep(random.random() * JITTER_SECONDS)
-        hello = self._hello
-        asked = {name: hello[name] for name in ("session_id", "resume_token")}
-        answer = await self._open({"type": "resume", "last_event": self.last_event, **asked})
-        if answer["type"] != "resumed":
-            self.wrong.append(f"resume was answered {answer}")
-        elif not self.acked <= answer["offset"] <= self.sent:
-            self.wrong.append(f"offset {answer['offset']}: sent {self.sent}, of which {self.acked} were acknowledged")
-        else:
-            self.resumed = True
-
-    async def drop(self) -> None:
-        """Without a word."""
-        assert self._socket is not None
-        self._socket.transport.abort()
-        await self._rest()
-
-    async def stop(self) -> None:
-        """In good order; what was said must be all there."""
-        assert self._socket is not None
-        self._tasks[-1].cancel()
-        await self._socket.send('{"type": "stop"}')
-        with suppress(ConnectionClosed):
-            await self._tasks[0]
-        if self._hello.get("type") != "stopped" or self._hello["audio_ms"] != self.sent * 1000 // BYTES_PER_SECOND:
-            self.wrong.append(f"{self.sent} bytes ended with {self._hello}")
-        await self._rest()
-
-    async def _open(self, first: dict[str, Any]) -> dict[str, Any]:
-        self._socket = await connect(self.url, compression=None, open_timeout=60, ping_interval=None, proxy=None)
-        await self._socket.send(json.dumps(first))
-        answer: dict[str, Any] = json.loads(await self._socket.recv())
-        self._hello |= answer
-        self.sent = self.acked = answer.get("offset", 0)
-        work = (self._hear(), self._speak()) if self.streams else (self._hear(), self._keep_alive())
-        self._tasks = [asyncio.create_task(each) for each in work]
-        return answer
-
-    async def _rest(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    async def _hear(self) -> None:
-        assert self._socket is not None
-        with suppress(ConnectionClosed):
-            while True:
-                self._take(json.loads(await self._socket.recv()))
-
-    def _take(self, message: dict[str, Any]) -> None:
-        self.acked = message.get("received", self.acked)
-        if message["type"] in {"stopped", "error"}:
-            self._hello |= message
-        if "event" in message:
-            if message["event"] != self.last_event + 1:
-                self.wrong.append(f"event {message['event']} after {self.last_event}")
-            self.last_event = message["event"]
-
-    async def _speak(self) -> None:
-        assert self._socket is not None
-        clock = asyncio.get_running_loop().time
-        due = clock() + random.random() * 0.1
-        frame = bytes(FRAME)
-        with suppress(ConnectionClosed):
-            while True:
-                await asyncio.sleep(due - clock())
-                due += 0.1
-                self.sent += FRAME
-                await self._socket.send(frame)
-
-    async def _keep_alive(self) -> None:
-        assert self._socket is not None
-        with suppress(ConnectionClosed):
-            while True:
-                await asyncio.sleep(KEEPALIVE_SECONDS)
-                await self._socket.send('{"type": "keepalive"}')
 
 
 @dataclass(frozen=True, slots=True)
