@@ -190,15 +190,21 @@ class Flaky:
         if self.refuses:
             _reset(writer)
             return
-        with suppress(TimeoutError, asyncio.IncompleteReadError, ConnectionError):
-            async with asyncio.timeout(HEAD_SECONDS):
-                connection = Connection((reader, writer), await reader.readuntil(b"\r\n\r\n"))
-            self._open.add(connection)
-            try:
-                await self._connect(connection, writer)
-            finally:
-                self._open.discard(connection)
-                connection.reset()
+        try:
+            with suppress(TimeoutError, asyncio.IncompleteReadError, ConnectionError):
+                async with asyncio.timeout(HEAD_SECONDS):
+                    request = await reader.readuntil(b"\r\n\r\n")
+                await self._serve(Connection((reader, writer), request), writer)
+        finally:
+            _reset(writer)
+
+    async def _serve(self, connection: Connection, writer: asyncio.StreamWriter) -> None:
+        self._open.add(connection)
+        try:
+            await self._connect(connection, writer)
+        finally:
+            self._open.discard(connection)
+            connection.reset()
 
     async def _connect(self, connection: Connection, writer: asyncio.StreamWriter) -> None:
         connection.silent, connection.cuts_before = self.dark, self.cuts_before
@@ -224,16 +230,25 @@ class Flaky:
         for port in list(self._gateways):
             self._gateways.append(self._gateways.pop(0))
             with suppress(OSError, TimeoutError, asyncio.IncompleteReadError):
-                back = await asyncio.open_connection("127.0.0.1", port)
-                back[1].write(request)
-                async with asyncio.timeout(HEAD_SECONDS):
-                    answer = await back[0].readuntil(b"\r\n\r\n")
+                back, answer = await _ask(port, request)
                 if found:
                     _reset(found[0][1])
                 found = back, answer, port
                 if b" 503 " not in answer[:16]:
                     return found
         return found
+
+
+async def _ask(port: int, request: bytes) -> tuple[Streams, bytes]:
+    """A connection to a gateway, and its answer."""
+    back = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        back[1].write(request)
+        async with asyncio.timeout(HEAD_SECONDS):
+            return back, await back[0].readuntil(b"\r\n\r\n")
+    except BaseException:
+        _reset(back[1])
+        raise
 
 
 async def _frame(reader: asyncio.StreamReader) -> bytes:
