@@ -1,68 +1,73 @@
-"""SIGTERM and Ctrl-C end the sessions in peace first; then they go to whom they were for: uvicorn, which closes every
-WebSocket at once, without a word. A second signal ends the peace.
-"""
+"""How a gateway ends: its sessions go elsewhere, or have their last words; then each is told."""
 
 import asyncio
-import multiprocessing
-import os
-import signal
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT)
-Handler = Callable[[int, FrameType | None], object]
+from app.core.errors import SessionError
+from app.live import Live
+from app.registry import Registry
 
-
-@contextmanager
-def before_the_end(drain: Callable[[], Awaitable[None]]) -> Iterator[None]:
-    """Inside it the first signal starts `drain`, which is cancelled by the second one. For the main thread."""
-    loop = asyncio.get_running_loop()
-    handlers = {number: signal.getsignal(number) for number in SIGNALS}
-    draining: list[asyncio.Task[None]] = []
-
-    async def run(number: int) -> None:
-        try:
-            await drain()
-        finally:
-            hand_on(number)
-
-    def hand_on(number: int) -> None:
-        handler = handlers[signal.Signals(number)]
-        if callable(handler):
-            handler(number, None)
-
-    def on_signal(number: int) -> None:
-        if not draining:
-            draining.append(loop.create_task(run(number)))
-        elif not draining[0].cancel():
-            hand_on(number)
-
-    for number in SIGNALS:
-        loop.add_signal_handler(number, on_signal, number)
-    try:
-        with _as_if_told_when_the_parent_ends():
-            yield
-    finally:
-        for number in SIGNALS:
-            loop.remove_signal_handler(number)
+LOOK_SECONDS = 0.5
+FLUSH_SECONDS = 5.0
+"""Of a drain, for the last words of the sessions that stay."""
+CLOSE_SECONDS = 4.0
+"""For the clients to hear why their connection ends."""
+GROUP, GROUP_SECONDS = 50, 0.1
+"""So many clients at a time are told to go."""
 
 
-@contextmanager
-def _as_if_told_when_the_parent_ends() -> Iterator[None]:
-    """A worker whose supervisor was killed would serve for ever, on a socket that the next gateway wants."""
-    parent = multiprocessing.parent_process()
-    if parent is None:
-        yield
-        return
-    loop, sentinel = asyncio.get_running_loop(), parent.sentinel
+async def close(registry: Registry) -> None:
+    """Tells every session `restarting`; returns when the last one has ended."""
+    registry.closing = True
+    for live in list(registry.lives.values()):
+        _let_go(registry, live)
+    await registry.until_empty(CLOSE_SECONDS)
+    for relay in list(registry.relays.values()):
+        relay.drop()
+    await registry.until_empty()
 
-    def on_end() -> None:
-        loop.remove_reader(sentinel)
-        os.kill(os.getpid(), signal.SIGTERM)
 
-    loop.add_reader(sentinel, on_end)
-    try:
-        yield
-    finally:
-        loop.remove_reader(sentinel)
+async def drain(registry: Registry, seconds: float) -> None:
+    """As `close`, but in peace: whoever can goes to another gateway, what the others have said becomes final. Returns
+    within `seconds`, of which the last `CLOSE_SECONDS` are for clients that do not answer."""
+    registry.closing = True
+    left = max(0.0, seconds - CLOSE_SECONDS)
+    flush = min(FLUSH_SECONDS, left / 2)
+    if registry.journal.store.shared and not registry.journal.away:
+        await _send_away(registry, left - flush)
+    await _flush(registry, flush)
+    await close(registry)
+
+
+async def _send_away(registry: Registry, seconds: float) -> None:
+    """Clients are told in groups, so that they do not come back all at once."""
+    clock = asyncio.get_running_loop().time
+    until = clock() + seconds
+    for number, live in enumerate(list(registry.lives.values())):
+        if live.session.id not in registry.relays:
+            _let_go(registry, live)  # its client finds another gateway when it comes back
+            continue
+        live.session.go_away(max(0, round(1000 * (until - clock()))), "drain")
+        live.changed()
+        if number % GROUP == GROUP - 1:
+            await asyncio.sleep(min(GROUP_SECONDS, until - clock()))
+    while registry.lives and clock() < until:
+        for live in registry.lives.values():
+            registry.journal.mark(live)  # has another gateway taken it over?
+        await registry.until_empty(min(LOOK_SECONDS, until - clock()))
+
+
+async def _flush(registry: Registry, seconds: float) -> None:
+    """What was said so far becomes final."""
+    flushed = [asyncio.create_task(live.flush()) for live in registry.lives.values()]
+    if flushed:
+        await asyncio.wait(flushed, timeout=seconds)
+    for task in flushed:
+        task.cancel()
+    await asyncio.gather(*flushed, return_exceptions=True)
+
+
+def _let_go(registry: Registry, live: Live) -> None:
+    """The session ends here. Another gateway can go on with it, where they share a store."""
+    live.fail(SessionError("restarting", "the gateway is shutting down"))
+    if live.session.id not in registry.relays:
+        registry.end_soon(live)

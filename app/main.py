@@ -14,6 +14,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app import __doc__ as description
+from app import drain
 from app.api import http, transcripts, ws
 from app.core.audio import AudioFormat
 from app.core.breaker import Breaker
@@ -21,7 +22,6 @@ from app.core.errors import SessionError, invalid
 from app.core.protocol import MAX_FRAME_BYTES, SUBPROTOCOL, Audio, SessionConfig
 from app.core.recognition import Event
 from app.core.session import Session
-from app.drain import before_the_end
 from app.embedded import EmbeddedEmulator
 from app.emulator.models import ModelMissing, require_packages, sample_recording
 from app.garbage import sweeping
@@ -29,7 +29,9 @@ from app.hub import Hub, HubLimits
 from app.journal import Journal, Terms
 from app.live import Recognize, Recognizer
 from app.metrics import Metrics
+from app.registry import Registry
 from app.settings import Settings, SettingsError
+from app.signals import before_the_end
 from app.speech import languages
 from app.speech.credentials import GoogleAccess, NoCredentials, google_access
 from app.speech.dialect import Dialect
@@ -70,10 +72,12 @@ def create_app(settings: Settings) -> FastAPI:
             terms = Terms(settings.resume_window_seconds, settings.retention_seconds)
             app.state.store = store = _store(settings)
             journal = await stack.enter_async_context(Journal(store, terms))
-            hub = Hub(recognize, _hub_limits(settings), metrics, journal, time.time)
-            app.state.hub = await stack.enter_async_context(hub)
+            registry = await stack.enter_async_context(Registry(journal, settings.resume_window_seconds))
+            stack.push_async_callback(drain.close, registry)
+            app.state.hub = hub = Hub(recognize, _hub_limits(settings), metrics, registry, time.time)
+            app.state.close = lambda: drain.close(registry)
             await stack.enter_async_context(sweeping(hub))
-            stack.enter_context(before_the_end(lambda: hub.drain(settings.drain_seconds)))
+            stack.enter_context(before_the_end(lambda: drain.drain(registry, settings.drain_seconds)))
             yield
 
     app = FastAPI(title="Captions gateway", description=description or "", version="0.1.0", lifespan=lifespan)

@@ -26,7 +26,7 @@ GRPC_BYTES = 256 * 1024
 
 
 def the_session(gateway: Gateway) -> Session:
-    (live,) = gateway.hub._lives.values()
+    (live,) = gateway.hub.registry.lives.values()
     return live.session
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app.drain import drain
 from tests.gateway import START, Client, Gateway, run_gateway
 from tests.redis_server import RedisServer, redis_server
 from tests.test_resume import STOP, refusal, resume
@@ -154,9 +155,11 @@ async def test_who_missed_stopped_may_come_back_for_it(
         call = await upstream.called(1)
         await until(lambda: call.half_closed)
         await client.drop()
-    await until(lambda: not two[0].hub._relays)
+    await until(lambda: not two[0].hub.registry.relays)
     go.set()
-    await until(lambda: all(live.session.ended and live.session.is_written for live in two[0].hub._lives.values()))
+    await until(
+        lambda: all(live.session.ended and live.session.is_written for live in two[0].hub.registry.lives.values())
+    )
     async with Client.connect(two[there]) as client:
         await client.say(resume(session))
         messages = await client.hear_all()
@@ -268,7 +271,7 @@ async def test_a_gateway_that_drains_sends_its_clients_to_another_one(two: list[
         session = await client.hear("started")
         while (await client.hear("ack"))["received"] < 32_000:
             pass
-        draining = asyncio.create_task(two[0].hub.drain(25))
+        draining = asyncio.create_task(drain(two[0].hub.registry, 25))
         away = await client.hear("go_away")
         assert away["reason"] == "drain"
         assert 0 < away["time_left_ms"] <= 20_000
@@ -282,7 +285,7 @@ async def test_a_gateway_that_drains_sends_its_clients_to_another_one(two: list[
 async def test_a_session_without_its_client_is_left_to_the_others_at_once(two: list[Gateway]) -> None:
     audio = sound(64_000)
     session, heard = await begin(two[0], audio[:32_000])
-    await two[0].hub.drain(25)
+    await drain(two[0].hub.registry, 25)
     assert two[0].hub.sessions == 0
     check(await go_on(two[1], session, heard, audio), audio)
 
@@ -296,7 +299,7 @@ async def test_who_stays_is_flushed_and_can_go_on_elsewhere(two: list[Gateway], 
         session = await client.hear("started")
         while (await client.hear("ack"))["received"] < 32_000:
             pass
-        await two[0].hub.drain(5)
+        await drain(two[0].hub.registry, 5)
         messages = await client.hear_all()
         assert (messages[-1]["code"], client.close_code) == ("restarting", 1012)
         heard = [m for m in messages if "event" in m]

@@ -109,10 +109,10 @@ async def test_a_client_that_only_answers_pings_is_alive(upstream: ScriptedUpstr
         async with Client.connect(stage.gateway) as client:
             await client.say(START)
             await client.hear("started")
-            (connection,) = stage.gateway.hub._relays.values()
+            (connection,) = stage.gateway.hub.registry.relays.values()
             until_then = asyncio.get_running_loop().time() + 1.5
             await until(lambda: asyncio.get_running_loop().time() > until_then)
-            assert list(stage.gateway.hub._relays.values()) == [connection]
+            assert list(stage.gateway.hub.registry.relays.values()) == [connection]
             await client.say(SECOND, STOP)
             assert finals(await client.hear_all()) == ["0-32000"]
 

@@ -18,6 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
+from app import drain
 from app.api import http, ws
 from app.core.protocol import MAX_FRAME_BYTES
 from app.main import create_app
@@ -92,7 +93,7 @@ async def test_readyz_and_the_upgrade_refuse_while_shutting_down(gateway: Gatewa
     async with Client.connect(gateway) as client:
         await client.say(START)
         await client.hear("started")
-        await gateway.hub.__aexit__()
+        await drain.close(gateway.hub.registry)
         messages = await client.hear_all()
         assert (messages[-1]["code"], client.close_code) == ("restarting", 1012)
     answer = await gateway.get("/readyz")

@@ -45,7 +45,7 @@ async def a_session_without_its_client(gateway: Gateway, audio: bytes) -> AsyncI
         while (await client.hear("ack"))["received"] < len(audio):
             pass
         await client.drop()
-    await until(lambda: gateway.hub.sessions == 1 and not gateway.hub._relays)
+    await until(lambda: gateway.hub.sessions == 1 and not gateway.hub.registry.relays)
     yield started
 
 
@@ -80,7 +80,7 @@ async def test_exactly_the_events_after_last_event_are_replayed(lasting: Gateway
                 events = [(await client.hear("final"))["event"] for _ in range(resumed["replayed"])]
                 assert events == list(range(last_event + 1, last_event + 1 + resumed["replayed"]))
                 await client.drop()
-            await until(lambda: not lasting.hub._relays)
+            await until(lambda: not lasting.hub.registry.relays)
             session["resume_token"] = resumed["resume_token"]
 
 
@@ -104,7 +104,7 @@ async def test_a_client_that_never_heard_resumed_comes_back_with_its_old_token(l
     async with a_session_without_its_client(lasting, sound(3200)) as started:
         async with Client.connect(lasting) as client:
             await client.say(resume(started))
-            await until(lambda: lasting.hub._relays)
+            await until(lambda: lasting.hub.registry.relays)
             await client.drop()  # whatever was on its way
         async with Client.connect(lasting) as client:
             await client.say(resume(started))

@@ -407,7 +407,7 @@ async def test_after_stop_what_is_still_being_heard_is_not_given_up(upstream: Sc
             await until(lambda: clock() > stopped_by + 0.01)
             may_speak.set()
             await client.hear("warning")
-            recognizer: Any = next(iter(gateway.hub._lives.values()))._recognizer
+            recognizer: Any = next(iter(gateway.hub.registry.lives.values()))._recognizer
             recognizer.tick(stopped_by + 10)
             upstream.script = names_samples()
             messages = await client.hear_all()

@@ -38,11 +38,15 @@ async def workers(
 
 
 async def two_serve(process: Process, gateway: Gateway) -> None:
-    """Opens sessions until each process has had one."""
+    """Opens sessions until each process has had one: several at a time, else the same one may get them all."""
     while len(serving(process)) < 2:
-        async with Client.connect(gateway, open_timeout=None) as client:  # the socket is there before the workers
-            await client.say(START, {"type": "stop"})
-            await client.hear_all()
+        await asyncio.gather(*[a_session(gateway) for _ in range(10)])
+
+
+async def a_session(gateway: Gateway) -> None:
+    async with Client.connect(gateway, open_timeout=None) as client:  # the socket is there before the workers
+        await client.say(START, {"type": "stop"})
+        await client.hear_all()
 
 
 def serving(process: Process) -> set[str]:

@@ -168,8 +168,8 @@ class GatewayServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn closes every WebSocket at once, without a word: the sessions are told first."""
-        if (hub := getattr(self.config.app.state, "hub", None)) is not None:  # type: ignore[union-attr]
-            await hub.close()
+        if (close := getattr(self.config.app.state, "close", None)) is not None:  # type: ignore[union-attr]
+            await close()
         await super().shutdown(sockets)
 
 
