@@ -13,17 +13,16 @@ from typing import Any
 
 from app.core.audio import AudioFormat, Pace
 from app.core.breaker import Breaker
-from app.core.errors import SessionError
 from app.core.handover import Handover, Stretch
 from app.core.protocol import SessionConfig
 from app.core.recognition import ActivityTimeout, Event, Failed, Finished, LegEnded, Result, Settled, SpeechActivity
 from app.speech.activity import Activity
 from app.speech.change import Change, Changes
 from app.speech.dialect import Dialect
-from app.speech.errors import RETRY_AFTER_MS, Verdict, explain
+from app.speech.errors import Verdict, explain
 from app.speech.leg import Leg
 from app.speech.limits import LegLimits
-from app.speech.pool import NoPlace, Pool
+from app.speech.pool import Lease, NoPlace, Pool
 from app.speech.responses import ResponseReader
 from app.speech.retry import Retry
 
@@ -87,7 +86,7 @@ class Legs:
         self._finished_at: float | None = None
         """No more audio comes; of what came the upstream has said nothing since."""
         self._running = False
-        """A leg has said something: the session is no new one any more."""
+        """A leg has had its place: the session is no new one any more."""
         self._hold = True
         """The next leg's config was not taken by Google before, or the last leg failed."""
         self._clock = asyncio.get_running_loop().time
@@ -343,9 +342,14 @@ class Legs:
         self._hold = False
         self._activity.forget()
         self._legs[stretch] = leg
-        leg.open(lambda: self._pool.acquire(running=self._running), self._heard, self._ended)
+        leg.open(self._acquire, self._heard, self._ended)
         if stretch.end is not None:
             leg.half_close(now)
+
+    async def _acquire(self) -> Lease:
+        lease = await self._pool.acquire(running=self._running)
+        self._running = True
+        return lease
 
     def _tell_bill(self, leg: Leg, listen: Callable[[Event], None]) -> None:
         if not leg.has_place:
@@ -416,7 +420,7 @@ class Legs:
             self._listen(Failed(ending.as_error()))
             return
         if isinstance(leg.error, NoPlace) and not self._running:
-            self._listen(Failed(SessionError("overloaded", str(leg.error), retry_after_ms=RETRY_AFTER_MS)))
+            self._listen(Failed(ending.as_error()))
             return
         self._hold = True
         self._handover.drop_heard()
@@ -443,7 +447,6 @@ class Legs:
 
     def _heard(self, leg: Leg, response: Any) -> None:
         self._retry.works()
-        self._running = True
         if self._finished_at is not None:
             self._finished_at = self._clock()
         if leg in self._retired:
