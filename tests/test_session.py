@@ -567,7 +567,7 @@ def test_a_failure_that_may_pass_ends_no_session() -> None:
 
 def test_what_another_gateway_has_is_told_nothing_but_that() -> None:
     a_session = session()
-    due(a_session)
+    a_session.started("first", 1000)
     a_session.receive(final("so", 0, 1))
     a_session.fence()
     assert [m["code"] for m in due_unwritten(a_session)] == ["superseded"]

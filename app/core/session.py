@@ -424,10 +424,10 @@ class Session:
         """Everything that the link should be sent now, in order: replies, events, newest interims, ack, error. Of what
         is durable, as much as the store has."""
         link = self.link
-        messages = link.replies
+        messages: list[str] = []
+        if not self.is_fenced:  # else not even replies: a token that it gave is worth nothing
+            messages = link.replies + self._news(link)
         link.replies = []
-        if not self.is_fenced:
-            messages += self._news(link)
         if self.error and self.all_is_due:
             messages.append(serialize(error_message(self.error, self.id)))
         return messages
