@@ -493,6 +493,20 @@ def test_without_the_store_the_session_goes_on_and_says_so() -> None:
     assert [m["code"] for m in due_unwritten(a_session)] == ["resumable"]
 
 
+def test_who_comes_back_while_the_store_is_away_is_told_so() -> None:
+    a_session = session()
+    a_session.detach(1.0)
+    a_session.goes_unwritten()
+    a_session.receive(final("so", 0, 1))
+    a_session.resume(resume(""), "second", 2.0)
+    told = due_unwritten(a_session)
+    assert [(m["type"], m.get("code")) for m in told] == [
+        ("resumed", None),
+        ("warning", "not_resumable"),
+        ("final", None),
+    ]
+
+
 def test_a_session_goes_on_elsewhere_as_its_record_says() -> None:
     here = session()
     here.started("first", 1000)
@@ -567,7 +581,7 @@ def test_a_failure_that_may_pass_ends_no_session() -> None:
 
 def test_what_another_gateway_has_is_told_nothing_but_that() -> None:
     a_session = session()
-    due(a_session)
+    a_session.started("first", 1000)
     a_session.receive(final("so", 0, 1))
     a_session.fence()
     assert [m["code"] for m in due_unwritten(a_session)] == ["superseded"]
