@@ -245,7 +245,7 @@ async def test_everything_may_be_sent_before_anything_is_read() -> None:
         await transcriber.send(bytes(frames * 3200))
         await transcriber.stop()
         assert len(await heard(transcriber)) == frames + 1
-        assert transcriber._last_event == frames + 1
+        assert transcriber._keeper._last_event == frames + 1
 
 
 async def test_a_newer_interim_replaces_the_unread_one_of_its_channel() -> None:
@@ -260,7 +260,7 @@ async def test_a_newer_interim_replaces_the_unread_one_of_its_channel() -> None:
 
     async with scripted(script) as url, Transcriber(url, CONFIG) as transcriber:
         await transcriber.stop()
-        await transcriber._until(lambda: transcriber._over, fail=False)
+        await transcriber._until(lambda: transcriber._keeper.over, fail=False)
         texts = [message.text for message in await heard(transcriber) if isinstance(message, Interim)]
     assert texts == ["one two", "other", "one two three"]
 
@@ -291,7 +291,7 @@ async def test_leaving_early_closes_the_socket_and_leaves_no_task() -> None:
         async with Transcriber(url, CONFIG) as transcriber:
             await transcriber.send(bytes(100))
         await gone.wait()
-        assert transcriber._keeper.done()
+        assert transcriber._keeper._task.done()
         assert not {task for task in asyncio.all_tasks() - before if task.get_name() == "transcriber"}
 
 

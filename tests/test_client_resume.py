@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from app.client import Audio, ConnectionLostError, GatewayError, Message, SessionConfig, Transcriber
-from app.client import session as client_session
+from app.client import keeper as client_keeper
 from app.core.protocol import Final, Finalized, GapEvent, Stopped
 from tests.flaky import Flaky, flaky
 from tests.gateway import Gateway, run_gateway
@@ -127,7 +127,7 @@ async def test_a_session_that_is_gone_fails_with_what_broke_it(upstream: Scripte
 
 async def test_a_refusal_that_is_for_good_is_not_tried_again(network: Flaky) -> None:
     async with Transcriber(through(network), CONFIG) as transcriber:
-        await transcriber._socket.send('{"type": "nonsense"}')
+        await transcriber._keeper._socket.send('{"type": "nonsense"}')
         with pytest.raises(GatewayError):
             await everything(transcriber)
     assert network.connections == 1
@@ -135,7 +135,7 @@ async def test_a_refusal_that_is_for_good_is_not_tried_again(network: Flaky) -> 
 
 async def test_a_microphone_that_has_no_credit_skips_in_sight(network: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be kept becomes a gap with a reason; the rest is heard."""
-    monkeypatch.setattr(client_session, "RETRY_CAP", 0.1)
+    monkeypatch.setattr(client_keeper, "RETRY_CAP", 0.1)
     audio = sound(64_000)
     async with Transcriber(through(network), CONFIG, overflow="gap") as transcriber:
         hearing = asyncio.create_task(everything(transcriber))
