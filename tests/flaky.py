@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 
 class Flaky:
@@ -13,7 +14,12 @@ class Flaky:
         self.connections = 0
         """So many there were."""
         self.refuses = False
-        self._target = target
+        self.cuts_before: bytes | None = None
+        """A connection that would carry this to the client ends instead."""
+        self.dark = False
+        """Connections that come carry nothing, and nobody is told."""
+        self.target = target
+        """The gateway's port, for connections to come."""
         self._open: dict[asyncio.StreamWriter, asyncio.StreamWriter] = {}
         self._silent: set[asyncio.StreamWriter] = set()
 
@@ -27,13 +33,21 @@ class Flaky:
         """The connections that are there carry nothing any more, and nobody is told."""
         self._silent |= self._open.keys()
 
+    def stop_reading(self) -> None:
+        """The connections that are there take nothing from their clients any more."""
+        for writer in self._open:
+            transport: Any = writer.transport
+            transport.pause_reading()
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         if self.refuses:
             writer.transport.abort()
             return
-        there, back = await asyncio.open_connection("127.0.0.1", self._target)
+        there, back = await asyncio.open_connection("127.0.0.1", self.target)
         self._open[writer] = back
+        if self.dark:
+            self._silent.add(writer)
         try:
             async with asyncio.TaskGroup() as pumps:
                 pumps.create_task(self._pump(reader, back, writer))
@@ -49,6 +63,9 @@ class Flaky:
     ) -> None:
         with suppress(ConnectionError):
             while data := await source.read(65_536):
+                if sink is connection and self.cuts_before and self.cuts_before in data:
+                    sink.transport.abort()
+                    return
                 if connection not in self._silent:
                     sink.write(data)
                     await sink.drain()

@@ -1,4 +1,4 @@
-"""One session with a gateway, as an app sees it.
+"""One transcription, as an app sees it.
 
 `send` puts audio into the outbox and waits while the gateway gives no credit (`ack.window`). The keeper (keeper.py)
 sends what is in the outbox and hears what the gateway says, whether or not anybody iterates over `messages()`.
@@ -9,43 +9,24 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Literal, Self
 
+from app.client.connect import open_socket
+from app.client.errors import ConnectionLostError
 from app.client.keeper import Keeper
-from app.client.link import ConnectionLostError
+from app.client.messages import Message, Reconnected, Reconnecting
 from app.client.outbox import Outbox
+from app.client.timeline import Timeline
 from app.core.audio import AudioFormat
-from app.core.protocol import (
-    Ack,
-    ClientInfo,
-    Final,
-    Finalize,
-    Finalized,
-    GapEvent,
-    GapReason,
-    GoAway,
-    Interim,
-    Keepalive,
-    ServerMessage,
-    SessionConfig,
-    SpeechEnded,
-    SpeechStarted,
-    Start,
-    Started,
-    Stopped,
-    Throttle,
-    WarningMessage,
-)
-
-Message = (
-    Interim | Final | GapEvent | SpeechStarted | SpeechEnded | Finalized | Throttle | WarningMessage | GoAway | Stopped
-)
-"""What `Transcriber.messages` yields."""
+from app.core.protocol import ClientInfo, Final, Finalize, GapReason, Interim, Keepalive, SessionConfig, Start, Started
 
 
 class Transcriber:
-    """One session. Enter it to connect and to be accepted; leaving it closes the socket.
+    """One transcription. Enter it to connect and to be accepted; leaving it closes the socket.
 
-    A connection that breaks, or that the gateway closes for a time, is opened again and the session goes on, for as
-    long as the gateway keeps it (`started.resume_window_ms`): audio that is not final is kept, and sent again.
+    A connection that breaks is opened again, for as long as the Transcriber is entered or `give_up_seconds` long; one
+    that is about to end (`go_away`, `network_changed`) is followed by the next without a pause. Audio that is not final
+    is kept, and sent again. Where the gateway has lost the session, or ended it for its age, a new one hears what is
+    not final: times, `event` numbers and the sums in `stopped` go on, but for what a lost session has cost upstream,
+    which nobody knows.
 
     After `stop()`, `messages()` ends with `stopped`. Leaving before that gives up the text that is still to come.
     """
@@ -59,20 +40,32 @@ class Transcriber:
         framing: Literal["binary", "base64"] = "binary",
         frame_ms: int = 100,
         overflow: Literal["wait", "gap"] = "wait",
+        give_up_seconds: float | None = None,
     ) -> None:
         """`frame_ms`: what is longer goes out in several frames; what is shorter goes out as it is. `overflow`: without
-        credit `send` waits, or, for a microphone, skips the audio: a `gap` that readers are told of."""
-        self.started: Started
-        """What the gateway made of `config`, and its limits. Set on entering."""
-        self.settled = 0
-        """Bytes of what the gateway has whose text is final."""
+        credit `send` waits, or, for a microphone, skips the audio: a `gap` that readers are told of. `give_up_seconds`:
+        without a connection for so long, or one that gets anywhere, the session has failed."""
+        form = AudioFormat.of(config.audio)
         self._overflow = overflow
-        self._frame_bytes = max(1, AudioFormat.of(config.audio).offset(frame_ms))
-        self._window = 0
+        self._frame_bytes = max(1, form.offset(frame_ms))
         self._outbox = Outbox()
+        self._timeline = Timeline(form, self._outbox)
         self._inbox: deque[Message] = deque()
         self._stopping = False
-        self._keeper = Keeper(url, token, _start(config), self._outbox, self._take, base64=framing == "base64")
+        self._keeper = Keeper(
+            lambda first: open_socket(url, token, first),
+            _start(config),
+            self._outbox,
+            self._timeline,
+            self._put,
+            base64=framing == "base64",
+            give_up_seconds=give_up_seconds,
+        )
+
+    @property
+    def started(self) -> Started:
+        """What the gateway made of `config`, and its limits; of its newest session. There once it is entered."""
+        return self._timeline.started
 
     @property
     def sent(self) -> int:
@@ -81,19 +74,36 @@ class Transcriber:
 
     @property
     def received(self) -> int:
-        """Bytes that the gateway has."""
-        return self._keeper.received
+        """Bytes that the gateway has; fewer again where it has lost them."""
+        return self._timeline.received
+
+    @property
+    def settled(self) -> int:
+        """Bytes whose text is final."""
+        return self._timeline.settled
+
+    @property
+    def room(self) -> int:
+        """Bytes that `send` takes now without waiting, or skipping. 0 and less: none."""
+        return self._timeline.settled + self._timeline.window - self.sent
+
+    @property
+    def connected(self) -> bool:
+        return self._keeper.connected
 
     @property
     def resumes(self) -> int:
-        """How often the session went on over a new connection."""
-        return self._keeper.resumes
+        """How often a session went on over a new connection."""
+        return self._timeline.resumes
+
+    @property
+    def sessions(self) -> int:
+        """The gateway's, that it took: more than one where it had lost one, or ended it for its age."""
+        return self._timeline.sessions
 
     async def __aenter__(self) -> Self:
         """Raises UnreachableError, GatewayError, ConnectionLostError."""
-        self.started = await self._keeper.open()
-        self._window = self.started.limits.window_bytes
-        self._frame_bytes = min(self._frame_bytes, self.started.limits.max_frame_bytes)
+        await self._keeper.open()
         return self
 
     async def __aexit__(
@@ -110,11 +120,11 @@ class Transcriber:
         if self._stopping:
             raise RuntimeError("audio after stop()")
         while audio:
-            if self._overflow == "gap" and self._credit <= 0 and not self._keeper.over:
+            if self._overflow == "gap" and self.room <= 0 and not self._keeper.over:
                 await self.gap(len(audio), "overflow")
                 return
-            await self._until(lambda: self._credit > 0)
-            size = min(len(audio), self._frame_bytes, self._credit)
+            await self._until(lambda: self.room > 0)
+            size = min(len(audio), self._frame_bytes, self.room)
             chunk, audio = audio[:size], audio[size:]
             self._outbox.audio(chunk)
             await self._flush()
@@ -158,10 +168,6 @@ class Transcriber:
         if self._keeper.failure:
             raise self._keeper.failure
 
-    @property
-    def _credit(self) -> int:
-        return self.settled + self._window - self.sent
-
     async def _flush(self) -> None:
         """Waits for the socket; where there is none, what is in the outbox waits for the next one."""
         self._keeper.kick()
@@ -174,33 +180,14 @@ class Transcriber:
         if fail and self._keeper.over:
             raise self._keeper.failure or ConnectionLostError("the session has ended")
 
-    def _take(self, message: ServerMessage) -> None:
-        match message:
-            case Ack():
-                self.settled = max(self.settled, message.final)
-                self._window = message.window
-                self._outbox.settle(self.settled)
-            case Interim() | Final():
-                self._replace_interim(message.channel)
-                self._inbox.append(message)
-            case Finalized() if not self._outbox.finalized(message):
-                pass
-            case (
-                GapEvent()
-                | SpeechStarted()
-                | SpeechEnded()
-                | Finalized()
-                | Throttle()
-                | WarningMessage()
-                | GoAway()
-                | Stopped()
-            ):
-                self._inbox.append(message)
-
-    def _replace_interim(self, channel: int) -> None:
-        last = self._inbox[-1] if self._inbox else None
-        if isinstance(last, Interim) and last.channel == channel:
-            self._inbox.pop()
+    def _put(self, message: Message) -> None:
+        """A newer interim, or state of the connection, replaces one that was not read yet."""
+        match self._inbox[-1] if self._inbox else None, message:
+            case (Interim(channel=old), Interim(channel=new) | Final(channel=new)) if old == new:
+                self._inbox.pop()
+            case Reconnecting(), Reconnecting() | Reconnected():
+                self._inbox.pop()
+        self._inbox.append(message)
 
 
 def _start(config: SessionConfig) -> Start:
