@@ -2,7 +2,12 @@
 
 import sys
 
-from app.api.server import listen, server
+from fastapi import FastAPI
+from uvicorn import Config
+from uvicorn.supervisors import Multiprocess
+
+from app.api.server import GatewayServer, listen, set_up_log, uvicorn_config
+from app.garbage import collect_seldom
 from app.settings import Settings, SettingsError, load_settings
 
 
@@ -18,21 +23,38 @@ def main() -> None:
 
 
 def run(settings: Settings) -> None:
+    if settings.workers > 1:
+        _run_workers(settings)
+        return
     from app.main import create_app  # noqa: PLC0415 - a wrong setting is told before seconds of imports
 
+    set_up_log(settings.log_level)
     app = create_app(settings)
     listener = listen(settings.host, settings.port)
-    serving = server(
-        app,
-        ping_interval=settings.ping_interval_seconds,
-        ping_timeout=settings.ping_timeout_seconds,
-        trusted_proxies=settings.trusted_proxies,
-        log_level=settings.log_level,
-    )
+    collect_seldom()
+    serving = GatewayServer(_config(app, settings))
     serving.on_started = lambda: _greet(settings, listener.getsockname()[1])
     serving.run(sockets=[listener])
     if not serving.started:
         sys.exit(1)
+
+
+def _run_workers(settings: Settings) -> None:
+    """uvicorn starts them, starts those again that die, and replaces them one by one at SIGHUP."""
+    set_up_log(settings.log_level)
+    listener = listen(settings.host, settings.port)
+    _greet(settings, listener.getsockname()[1])
+    Multiprocess(_config("app.asgi:create", settings), sockets=[listener]).run()
+
+
+def _config(app: FastAPI | str, settings: Settings) -> Config:
+    return uvicorn_config(
+        app,
+        ping_interval=settings.ping_interval_seconds,
+        ping_timeout=settings.ping_timeout_seconds,
+        trusted_proxies=settings.trusted_proxies,
+        workers=settings.workers,
+    )
 
 
 def _greet(settings: Settings, port: int) -> None:

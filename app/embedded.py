@@ -28,6 +28,8 @@ class EmbeddedEmulator:
         self._workers = workers
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._spawning: asyncio.Task[asyncio.subprocess.Process] | None = None
+        """Goes to its end whatever becomes of who waits for it: a process that nobody knows would stay for ever."""
 
     async def start(self) -> str:
         """Waits until the emulator serves. Raises EmulatorFailed."""
@@ -39,6 +41,8 @@ class EmbeddedEmulator:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
+        if self._spawning is not None:
+            self._process = await self._spawning
         if self._process is not None and self._process.returncode is None:
             assert self._process.stdin is not None
             self._process.stdin.close()
@@ -54,12 +58,14 @@ class EmbeddedEmulator:
         command = [sys.executable, "-m", "app.emulator", "--port", str(port), "--exit-with-stdin"]
         if self._workers:
             command += ["--workers", str(self._workers)]
-        self._process = await asyncio.create_subprocess_exec(
+        spawn = asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,  # a terminal's Ctrl-C is for the gateway, which ends its sessions first
         )
+        self._spawning = asyncio.create_task(spawn)
+        self._process = await asyncio.shield(self._spawning)
         assert self._process.stdout is not None
         try:
             async with asyncio.timeout(START_SECONDS):

@@ -1,23 +1,26 @@
-"""All sessions of this process: admit, open, resume, take over, tick, expire, end."""
+"""A socket comes: admit, open a session, resume one, take one over from another gateway."""
 
 import asyncio
 import logging
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self
+from weakref import WeakValueDictionary
 
-from app.core.errors import SessionError
+from app.core.errors import SessionError, unknown
 from app.core.protocol import Resume, SessionConfig, Start, parse
-from app.core.session import Session, Timers, unknown
+from app.core.record import Record, fingerprint
+from app.core.session import Session, Timers
 from app.live import Live, Meter, Recognize
+from app.registry import Registry
 from app.relay import Disconnected, Relay, Socket, refuse
+from app.store import StoreAwayError, Stored
 
 log = logging.getLogger(__name__)
 
-TICK_SECONDS = 0.5
 RETRY_AFTER_MS = 5_000
-REMEMBERED = 10_000
-"""Sessions that have ended and are known to have: their clients hear that instead of `session_unknown`."""
+AWAY_RETRY_MS = 1_000
+"""For who asks while the store is away, or the gateway is about to be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,55 +36,34 @@ class HubLimits:
     """Audio that a client may be ahead of `ack.final`."""
     resume: float
     """How long a session waits for its client; 0: it ends with its socket."""
+    needs_store: bool
+    """While the store is away no new session is opened."""
 
 
 class Hub:
-    """An async context manager: inside it sessions are served, at its end every one of them is closed 1012."""
-
-    def __init__(self, recognize: Recognize, limits: HubLimits, meter: Meter) -> None:
+    def __init__(
+        self, recognize: Recognize, limits: HubLimits, meter: Meter, registry: Registry, wall_clock: Callable[[], float]
+    ) -> None:
+        """`wall_clock`: seconds since 1970."""
+        self.registry = registry
         self._recognize = recognize
         self._meter = meter
         self._limits = limits
-        self._lives: dict[str, Live] = {}
-        self._relays: dict[str, Relay] = {}
-        """The link of each session that has one."""
-        self._past: dict[str, SessionError] = {}
-        """What a resume of an ended session is told, oldest first."""
-        self._ending: set[asyncio.Task[None]] = set()
+        self._journal = registry.journal
+        self._wall_clock = wall_clock
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        """One resume of a session at a time."""
+        self.links_over = 0
+        """So many there were."""
         self._sockets = 0
-        self._closing = False
-        self._ticker: asyncio.Task[None] | None = None
-        self._empty = asyncio.Event()
-
-    async def __aenter__(self) -> Self:
-        self._ticker = asyncio.create_task(self._tick())
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-        if self._ticker is not None:
-            self._ticker.cancel()
-            await asyncio.gather(self._ticker, return_exceptions=True)
-
-    async def close(self) -> None:
-        """Opens nothing any more and tells every session `restarting`; returns when the last one has ended."""
-        self._closing = True
-        for session_id, live in list(self._lives.items()):
-            live.fail(SessionError("restarting", "the gateway is shutting down"))
-            if session_id not in self._relays:
-                await self._end(live)
-        while self._lives:
-            self._empty.clear()
-            await self._empty.wait()
-        await asyncio.gather(*self._ending)
 
     @property
     def sessions(self) -> int:
-        return len(self._lives)
+        return len(self.registry.lives)
 
     @property
     def closing(self) -> bool:
-        return self._closing
+        return self.registry.closing
 
     @property
     def full(self) -> bool:
@@ -94,10 +76,16 @@ class Hub:
 
     def admit(self) -> None:
         """Before the upgrade. Raises SessionError when no session may be opened now."""
-        if self._closing:
-            raise SessionError("restarting", "the gateway is shutting down", retry_after_ms=RETRY_AFTER_MS)
+        if self.registry.closing:
+            raise SessionError("restarting", "the gateway is shutting down", retry_after_ms=AWAY_RETRY_MS)
         if self.full:
             raise SessionError("overloaded", self.places, retry_after_ms=RETRY_AFTER_MS)
+
+    def store_trouble(self) -> str | None:
+        """Why no new session is opened now."""
+        if self._limits.needs_store and self._journal.away:
+            return "the store is away, without which no session is to be opened"
+        return None
 
     async def serve(self, socket: Socket) -> None:
         """One accepted socket, until it is closed."""
@@ -105,73 +93,24 @@ class Hub:
         try:
             relay = await self._link(socket)
             if relay is not None:
-                await self._run(relay)
+                await self.registry.run(relay)
         except Disconnected:
             pass
         finally:
             self._sockets -= 1
+            self.links_over += 1
 
     async def _link(self, socket: Socket) -> Relay | None:
         """The socket's place in a session, new or not; none where it was refused."""
         try:
             match await self._first_message(socket):
                 case Start() as start:
-                    return self._open(start, socket)
+                    return await self._open(start, socket)
                 case Resume() as message:
                     return await self._resume(message, socket)
         except SessionError as error:
             await refuse(socket, error)
         return None
-
-    async def _run(self, relay: Relay) -> None:
-        session = relay.live.session
-        try:
-            await relay.run()
-        finally:
-            if self._relays.get(session.id) is relay:
-                del self._relays[session.id]
-                await self._after(relay)
-
-    async def _after(self, relay: Relay) -> None:
-        """The link is over: its session waits for the next one, or ends with it."""
-        session = relay.live.session
-        over = relay.left or session.delivered or session.error is not None
-        if self._limits.resume and not self._closing and not over:
-            session.detach(asyncio.get_running_loop().time())
-            return
-        if relay.refusal is not None:
-            session.fail(relay.refusal)
-        await self._end(relay.live)
-
-    async def _end(self, live: Live, why: SessionError | None = None) -> None:
-        session = live.session
-        if self._lives.pop(session.id, None) is None:
-            return  # it has ended already
-        self._remember(session.id, why or SessionError("session_ended", f"session {session.id} has ended"))
-        try:
-            await live.close()
-        finally:
-            if not self._lives:
-                self._empty.set()
-            log.info(
-                "session %s closed: %s, %.1f s, %d bytes, %d finals, %d legs, replayed %.1f s, billed %.1f s, "
-                "%d resumes",
-                session.id,
-                session.how_it_ended,
-                session.format.ms(session.received) / 1000,
-                session.received,
-                session.finals,
-                session.legs,
-                session.replayed_ms / 1000,
-                session.billed_ms / 1000,
-                session.resumes,
-            )
-
-    def _remember(self, session_id: str, error: SessionError) -> None:
-        if self._limits.resume:
-            self._past[session_id] = error
-            if len(self._past) > REMEMBERED:
-                del self._past[next(iter(self._past))]
 
     async def _first_message(self, socket: Socket) -> Start | Resume:
         try:
@@ -188,71 +127,92 @@ class Hub:
                 kind = type(other).__struct_config__.tag
                 raise SessionError("bad_order", f"the first message must be `start` or `resume`, not `{kind}`")
 
-    def _open(self, start: Start, socket: Socket) -> Relay:
-        config = SessionConfig(**{name: getattr(start, name) for name in SessionConfig.__struct_fields__})
-        limits = self._limits
-        if len(self._lives) >= limits.max_sessions:  # of which some have no socket
-            taken = f"{len(self._lives)} of {limits.max_sessions} sessions are there, some of them without a client"
+    async def _open(self, start: Start, socket: Socket) -> Relay:
+        if trouble := self.store_trouble():
+            raise SessionError("overloaded", trouble, retry_after_ms=AWAY_RETRY_MS)
+        self._check_room()
+        record = Record(
+            session_id=secrets.token_urlsafe(12),
+            principal="",
+            config=SessionConfig(**{name: getattr(start, name) for name in SessionConfig.__struct_fields__}),
+            epoch=1,
+            tokens=(),
+            settled=0,
+            last_event=0,
+            opened_at=self._wall_clock(),
+        )
+        live = self._bring_to_life(Stored(record, ()))
+        live.session.started(secrets.token_urlsafe(32), round(self._limits.resume * 1000))
+        log.info("session %s opened: %s", live.session.id, _describe(record.config))
+        await self._journal.written(live)
+        if trouble := self.store_trouble():
+            await self.registry.end(live)
+            raise SessionError("overloaded", trouble, retry_after_ms=AWAY_RETRY_MS)
+        return Relay(live, socket, send_seconds=self._limits.send)
+
+    def _check_room(self) -> None:
+        limit = self._limits.max_sessions
+        if self.sessions >= limit:
+            taken = f"{self.sessions} of {limit} sessions are there, some of them without a client"
             raise SessionError("overloaded", taken, retry_after_ms=RETRY_AFTER_MS)
+
+    def _bring_to_life(self, stored: Stored) -> Live:
+        """A session that is not here yet. Raises SessionError where nobody can hear it."""
+        limits, record = self._limits, stored.record
         session = Session(
-            secrets.token_urlsafe(12),
-            config,
+            record,
+            stored.events,
             timers=Timers(idle=limits.idle, max_session=limits.max_session),
             window_seconds=limits.window,
-            keeps_history=limits.resume > 0,
             now=asyncio.get_running_loop().time(),
+            age=max(0.0, self._wall_clock() - record.opened_at),
         )
-        live = Live(session, self._recognize, self._meter)
-        session.started(secrets.token_urlsafe(32), round(limits.resume * 1000))
-        self._lives[session.id] = live
+        live = Live(session, self._recognize, self._meter, self._journal.mark)
+        self.registry.lives[session.id] = live
         self._meter.opened()
-        log.info("session %s opened: %s", session.id, _describe(session.config))
-        return self._attach(live, socket)
+        return live
 
     async def _resume(self, message: Resume, socket: Socket) -> Relay:
         """The newest connection wins: the older one of the same session ends first."""
-        live = self._live(message)
-        live.session.check_resume(message)
-        while relay := self._relays.get(message.session_id):
-            relay.refuse(SessionError("superseded", "another connection has resumed this session"))
-            await relay.ended()
-            if self._relays.get(message.session_id) is relay:
-                del self._relays[message.session_id]
-        live = self._live(message)  # it may have ended, or been resumed by another one, meanwhile
-        live.session.check_resume(message)
-        live.session.resume(message, secrets.token_urlsafe(32), asyncio.get_running_loop().time())
-        log.info("session %s resumed: %d", live.session.id, live.session.resumes)
-        return self._attach(live, socket)
+        turn = self._turns.setdefault(message.session_id, asyncio.Lock())
+        async with turn:
+            live = await self._here(message) or await self._claim(message)
+            session = live.session
+            session.resume(message, secrets.token_urlsafe(32), asyncio.get_running_loop().time())
+            log.info("session %s resumed: %d", session.id, session.resumes)
+            await self._journal.written(live)
+            return Relay(live, socket, send_seconds=self._limits.send)
 
-    def _live(self, message: Resume) -> Live:
-        live = self._lives.get(message.session_id)
+    async def _here(self, message: Resume) -> Live | None:
+        """The session, where this gateway has it and no other one. Ends its link."""
+        live = self.registry.lives.get(message.session_id)
         if live is None:
-            raise self._past.get(message.session_id) or unknown(message.session_id)
+            return None
+        session = live.session
+        await self._journal.confirm(live)
+        if not session.is_fenced:
+            session.check_resume(message)
+        why = SessionError("superseded", "another connection has resumed this session")
+        await self.registry.unlink(session.id, why)
+        if session.has_failed_here:
+            await self.registry.end(live)
+        return self.registry.lives.get(session.id)
+
+    async def _claim(self, message: Resume) -> Live:
+        """The session, from the store: another gateway had it, or this one did and had to let it go."""
+        if self.registry.closing:
+            raise SessionError("restarting", "the gateway is shutting down", retry_after_ms=AWAY_RETRY_MS)
+        self._check_room()
+        try:
+            stored = await self._journal.store.claim(message.session_id, fingerprint(message.resume_token))
+        except StoreAwayError as error:
+            text = "the store is away: sessions that are not here cannot be gone on with"
+            raise SessionError("overloaded", text, retry_after_ms=AWAY_RETRY_MS) from error
+        if message.last_event > stored.record.last_event:  # it was told while the store was away
+            raise unknown(message.session_id)
+        live = self._bring_to_life(stored)
+        await live.go_on_from(live.session.received)
         return live
-
-    def _attach(self, live: Live, socket: Socket) -> Relay:
-        relay = Relay(live, socket, send_seconds=self._limits.send)
-        self._relays[live.session.id] = relay
-        return relay
-
-    async def _tick(self) -> None:
-        clock = asyncio.get_running_loop().time
-        while True:
-            await asyncio.sleep(TICK_SECONDS)
-            for session_id, live in list(self._lives.items()):
-                if relay := self._relays.get(session_id):
-                    relay.tick(clock())
-                else:
-                    self._tick_detached(live, clock())
-
-    def _tick_detached(self, live: Live, now: float) -> None:
-        live.tick(now)
-        since = live.session.detached_at
-        if since is not None and now - since >= self._limits.resume:
-            expired = f"session {live.session.id} waited {self._limits.resume:g} s for its client, the limit"
-            task = asyncio.create_task(self._end(live, SessionError("resume_window_expired", expired)))
-            self._ending.add(task)
-            task.add_done_callback(self._ending.discard)
 
 
 def _describe(config: SessionConfig) -> str:

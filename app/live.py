@@ -1,4 +1,5 @@
-"""A session with its recognizer: it outlives its links. Whoever changes it says so (`news`), and its link sends.
+"""A session with its recognizer: it outlives its links. Whoever changes it says so (`changed`): what is durable is
+written, and its link sends (`news`).
 
 A step is one call of the recognizer. Steps come one after the other, and one that has begun goes to its end, whatever
 becomes of the link that asked for it: what the session has counted as received is in it.
@@ -51,8 +52,14 @@ Recognize = Callable[[Session, Callable[[Event], None]], Recognizer]
 
 
 class Live:
-    def __init__(self, session: Session, recognize: Recognize, meter: Meter) -> None:
+    def __init__(self, session: Session, recognize: Recognize, meter: Meter, mark: Callable[["Live"], None]) -> None:
+        """`mark`: has what changed written."""
         self.session = session
+        self.written_at = float("-inf")
+        """When the store had it last."""
+        self._mark = mark
+        self._told = asyncio.Event()
+        """The recognizer has said something."""
         self.news = asyncio.Event()
         """Something may be due to the client."""
         self._meter = meter
@@ -78,20 +85,45 @@ class Live:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def changed(self) -> None:
+        """Something may be due to the client, or to the store."""
+        if not self.session.is_written:
+            self._mark(self)
+        self.news.set()
+
     def fail(self, error: SessionError) -> None:
         """The session ends: the client is told."""
         self.session.fail(error)
+        self.changed()
+
+    def fence(self) -> None:
+        """Another gateway goes on with the session: here it ends."""
+        self.session.fence()
         self.news.set()
+
+    async def go_on_from(self, offset: int) -> None:
+        """The session was elsewhere: its audio comes from this byte on."""
+        if offset:
+            async with self.step() as recognizer:
+                await recognizer.skip(offset)
 
     def tick(self, now: float) -> None:
         """At least every second. Raises SessionError when the link's client was silent for too long."""
-        if self.session.over(now):
+        if self.session.is_too_old(now):
             self.session.close()
         self._recognizer.tick(now)
         self._finish_if_closing()
-        self.news.set()
+        self.changed()
         if not self.is_busy:  # a client that waits for us is not idle
             self.session.tick(now)
+
+    async def flush(self) -> None:
+        """What was said so far becomes final: waits for that."""
+        async with self.step() as recognizer:
+            await recognizer.finalize()
+        while not (self.session.is_settled or self.session.ended):
+            await self._told.wait()
+            self._told.clear()
 
     async def close(self) -> None:
         """Leaves no task and no upstream call behind."""
@@ -104,8 +136,9 @@ class Live:
     def _hear(self, event: Event) -> None:
         self._meter.hear(event)
         self.session.receive(event)
+        self._told.set()
         self._finish_if_closing()
-        self.news.set()
+        self.changed()
 
     def _finish_if_closing(self) -> None:
         if self.session.phase is Phase.CLOSING and not self._finishing:

@@ -4,15 +4,18 @@ Settings -> Dialect (v1 or v2) + Pool (channels) -> GoogleRecognizer for each se
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
 from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app import __doc__ as description
-from app.api import http, ws
+from app import drain
+from app.api import http, transcripts, ws
 from app.core.audio import AudioFormat
 from app.core.breaker import Breaker
 from app.core.errors import SessionError, invalid
@@ -21,10 +24,14 @@ from app.core.recognition import Event
 from app.core.session import Session
 from app.embedded import EmbeddedEmulator
 from app.emulator.models import ModelMissing, require_packages, sample_recording
+from app.garbage import sweeping
 from app.hub import Hub, HubLimits
+from app.journal import Journal, Terms
 from app.live import Recognize, Recognizer
 from app.metrics import Metrics
+from app.registry import Registry
 from app.settings import Settings, SettingsError
+from app.signals import before_the_end
 from app.speech import languages
 from app.speech.credentials import GoogleAccess, NoCredentials, google_access
 from app.speech.dialect import Dialect
@@ -32,6 +39,7 @@ from app.speech.gate import LEAD_IN_SECONDS, Gate
 from app.speech.google import GoogleRecognizer
 from app.speech.limits import LegLimits
 from app.speech.pool import CHANNEL_OPTIONS, Pool, PoolLimits
+from app.store import MemoryStore, Store
 
 BREAKER_FAILURES, BREAKER_SECONDS = 20, 5.0
 """So many failed legs in a row, of whatever session, and nobody tries for so long; then one does."""
@@ -61,13 +69,23 @@ def create_app(settings: Settings) -> FastAPI:
             breaker = Breaker(BREAKER_FAILURES, BREAKER_SECONDS)
             app.state.upstream_trouble = lambda: _upstream_trouble(pool, breaker)
             recognize = _recognize(settings, dialect, pool, breaker=breaker, codes=codes, gate_for=gate_for)
-            app.state.hub = await stack.enter_async_context(Hub(recognize, _hub_limits(settings), metrics))
+            terms = Terms(settings.resume_window_seconds, settings.retention_seconds)
+            app.state.store = store = _store(settings)
+            journal = await stack.enter_async_context(Journal(store, terms))
+            registry = await stack.enter_async_context(Registry(journal, settings.resume_window_seconds))
+            stack.push_async_callback(drain.close, registry)
+            app.state.hub = hub = Hub(recognize, _hub_limits(settings), metrics, registry, time.time)
+            app.state.close = lambda: drain.close(registry)
+            await stack.enter_async_context(sweeping(hub))
+            stack.enter_context(before_the_end(lambda: drain.drain(registry, settings.drain_seconds)))
             yield
 
     app = FastAPI(title="Captions gateway", description=description or "", version="0.1.0", lifespan=lifespan)
     app.include_router(http.router)
+    app.include_router(transcripts.router)
     app.include_router(ws.router)
     app.add_exception_handler(HTTPException, http.on_http_error)
+    app.add_exception_handler(RequestValidationError, transcripts.on_bad_query)
     recording = sample_recording()
     app.state.sample_recording = recording.read_bytes() if recording else None
     app.state.metrics_page = metrics.page
@@ -83,6 +101,17 @@ async def _upstream_trouble(pool: Pool, breaker: Breaker) -> str | None:
     if failing := breaker.says(asyncio.get_running_loop().time()):
         return f"upstream: Speech-to-Text fails: {failing}"
     return None if await pool.answers(READY_SECONDS) else "upstream: Speech-to-Text does not answer"
+
+
+def _store(settings: Settings) -> Store:
+    if settings.store == "memory://":
+        return MemoryStore(asyncio.get_running_loop().time)
+    from app.store_redis import RedisStore  # noqa: PLC0415 - not for a gateway that stands alone
+
+    try:
+        return RedisStore(settings.store)
+    except ValueError as error:
+        raise SettingsError(f"GATEWAY_STORE: {error}") from error
 
 
 def _google_access(settings: Settings) -> GoogleAccess:
@@ -228,6 +257,7 @@ def _hub_limits(settings: Settings) -> HubLimits:
         send=settings.send_timeout_seconds,
         window=settings.replay_seconds,
         resume=settings.resume_window_seconds,
+        needs_store=settings.store_away == "refuse",
     )
 
 

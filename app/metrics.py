@@ -34,12 +34,13 @@ class Metrics:
             self._replayed.inc(event.replayed_ms / 1000)
 
     def closed(self, session: Session) -> None:
-        """A session is over."""
+        """A session is over, as far as this gateway goes."""
+        heard = session.transcript
         self._open.dec()
         self._ended.labels(session.how_it_ended).inc()
-        self._audio.inc(session.format.ms(session.received - session.gap_bytes) / 1000)
-        self._finals.inc(session.finals)
-        for reason, count in session.gaps.items():
+        self._audio.inc(session.format.ms(session.received - heard.gap_bytes) / 1000)
+        self._finals.inc(heard.finals)
+        for reason, count in heard.gaps.items():
             self._gaps.labels(reason).inc(session.format.ms(count) / 1000)
 
     def page(self) -> bytes:

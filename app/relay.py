@@ -110,6 +110,10 @@ class Relay:
         if not self._refusal.done():
             self._refusal.set_result(error)
 
+    def drop(self) -> None:
+        """Ends the connection at once: its client has had its time."""
+        self._socket.abort()
+
     async def ended(self) -> None:
         """Waits until it neither reads nor sends any more."""
         await self._ended.wait()
@@ -180,7 +184,7 @@ class Relay:
                 raise SessionError("bad_order", "`start` may only be the first message")
             case Resume():
                 raise SessionError("bad_order", "`resume` may only be the first message")
-        self.live.news.set()
+        self.live.changed()
 
     async def _send(self, audio: bytes) -> None:
         if audio:
@@ -195,12 +199,12 @@ class Relay:
         while True:
             await news.wait()
             news.clear()
-            ended = session.ended
+            last = session.all_is_due
             try:
                 async with asyncio.timeout(self._send_seconds):
                     for message in session.due():
                         await self._socket.send(message)
-                    if ended:
+                    if last:
                         await self._close()
                         session.delivered = await self._socket.closed()
                         return

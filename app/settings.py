@@ -42,6 +42,9 @@ class Settings(BaseSettings):
         "127.0.0.1",
         description="Proxies whose X-Forwarded-For is believed: addresses or networks, comma-separated, or * for all.",
     )
+    workers: int = Field(
+        1, ge=1, le=64, description="Processes that serve. Several need a GATEWAY_STORE that they share."
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged.")
 
     upstream: str = Field(
@@ -77,6 +80,19 @@ class Settings(BaseSettings):
     send_timeout_seconds: float = Field(10, gt=0, description="A client that reads nothing for so long is closed 4408.")
     resume_window_seconds: float = Field(
         120, ge=0, description="A session without a connection waits so long for its client; 0: it ends with it."
+    )
+    store: str = Field(
+        "memory://",
+        description="What outlives a process is kept in memory:// (of this one) or redis://HOST:PORT/N, for several.",
+    )
+    store_away: Literal["open", "refuse"] = Field(
+        "open", description="While the store is away new sessions are opened, without a promise, or refused."
+    )
+    retention_seconds: float = Field(
+        600, ge=0, description="So long after its last word a session's transcript can be read."
+    )
+    drain_seconds: float = Field(
+        25, ge=5, description="After SIGTERM sessions have so long to go elsewhere; then the gateway exits."
     )
     ping_interval_seconds: float = Field(10, gt=0, description="Interval of WebSocket pings.")
     ping_timeout_seconds: float = Field(
@@ -155,6 +171,13 @@ class Settings(BaseSettings):
             raise ValueError(f"{value!r} has no port from 1 to 65535")
         return value
 
+    @field_validator("store")
+    @classmethod
+    def _known_store(cls, value: str) -> str:
+        if value != "memory://" and not value.startswith(("redis://", "rediss://")):
+            raise ValueError("it is neither memory:// nor redis://HOST:PORT/N")  # may hold a password: not shown
+        return value
+
     @field_validator("google_credentials_file")
     @classmethod
     def _file_exists(cls, value: Path | None) -> Path | None:
@@ -168,7 +191,16 @@ class Settings(BaseSettings):
             raise ValueError("GATEWAY_LEG_SOFT_LIMIT_SECONDS must not be over GATEWAY_LEG_HARD_LIMIT_SECONDS")
         if self.replay_seconds <= self.max_utterance_seconds:
             raise ValueError("GATEWAY_REPLAY_SECONDS must be over GATEWAY_MAX_UTTERANCE_SECONDS")
+        if self.workers > 1:
+            self.check_several_processes()
         return self
+
+    def check_several_processes(self) -> None:
+        """Raises ValueError where they could not know of each other's sessions."""
+        if self.store == "memory://":
+            raise ValueError(
+                "several workers need a store that they share: GATEWAY_STORE=redis://HOST:PORT/N, not memory://"
+            )
 
     @property
     def grpc_address(self) -> str | None:

@@ -9,77 +9,19 @@ as substituted. A word that is missing, or stands twice, is what must not be.
 import argparse
 import asyncio
 import sys
-from dataclasses import dataclass
 
-import jiwer
 from rich.console import Console
 from rich.table import Table
 
-from bench.transcription import Plan, Run, transcribe_elsewhere
+from bench.compared import Compared, seeds
+from bench.runs import Run
+from bench.transcription import Plan, transcribe_elsewhere
 
 LEG_SECONDS = 8.0
 DOWN_SECONDS = 60.0
-MAX_SUBSTITUTED = 0.01
-"""Part of all words."""
 KINDS = ("legs", "down", "faults", "both")
 WIDTH = 110
 COLUMNS = ("run", "streams", "deleted", "inserted", "substituted", "gaps", "wrong", "in finals", "silence", "late")
-
-
-@dataclass(frozen=True, slots=True)
-class Edits:
-    """What it takes to come from one transcript to another, in words."""
-
-    deleted: int
-    inserted: int
-    substituted: int
-    shown: str
-    """Where."""
-
-    @classmethod
-    def between(cls, old: list[str], new: list[str]) -> "Edits":
-        found = jiwer.process_words(" ".join(old), " ".join(new))
-        changes = [
-            f"{_around(old, chunk.ref_start_idx, chunk.ref_end_idx)} -> "
-            f"{_around(new, chunk.hyp_start_idx, chunk.hyp_end_idx)}"
-            for chunk in found.alignments[0]
-            if chunk.type != "equal"
-        ]
-        return cls(found.deletions, found.insertions, found.substitutions, "; ".join(changes))
-
-
-def _around(words: list[str], start: int, end: int) -> str:
-    """Some words with those before and after them."""
-    return " ".join([*words[max(0, start - 4) : start], f"[{' '.join(words[start:end])}]", *words[end : end + 4]])
-
-
-@dataclass(frozen=True, slots=True)
-class Compared:
-    """A run beside the uninterrupted one."""
-
-    run: Run
-    edits: Edits
-    wrong: list[str]
-    """What does not hold in it but words, in words."""
-    few: bool
-    """No more words substituted than may be."""
-
-    @classmethod
-    def to(cls, base: Run, run: Run) -> "Compared":
-        edits = Edits.between(base.words, run.words)
-        wrong = run.wrong() + [f"no final where there were words: {hole}" for hole in run.holes(base)]
-        return cls(run, edits, wrong, edits.substituted <= MAX_SUBSTITUTED * len(base.words))
-
-    @property
-    def good(self) -> bool:
-        return self.few and not (self.edits.deleted or self.edits.inserted or self.run.gaps or self.wrong)
-
-    def row(self) -> list[str]:
-        """A cell for each of `COLUMNS`."""
-        run, edits = self.run, self.edits
-        counts = (run.streams, edits.deleted, edits.inserted, edits.substituted, run.gaps)
-        seconds = (run.final_ms / 1000, run.silence_ms / 1000, run.late_seconds)
-        return [run.name, *map(str, counts), str(len(self.wrong)), *(f"{value:.1f} s" for value in seconds)]
 
 
 def plans(kinds: list[str], minutes: float, seeds: list[int], speed: float) -> list[Plan]:
@@ -112,7 +54,7 @@ async def prove(wanted: list[Plan], jobs: int) -> bool:
             print(error, file=sys.stderr, flush=True)
             return None
         compared = Compared.to(await uninterrupted, run)
-        print("  ".join(compared.row()), compared.edits.shown, *compared.wrong, sep="; ", file=sys.stderr, flush=True)
+        print("  ".join(_row(compared)), compared.edits.shown, *compared.wrong, sep="; ", file=sys.stderr, flush=True)
         return compared
 
     results = await asyncio.gather(*[compare(plan) for plan in wanted])
@@ -122,21 +64,23 @@ async def prove(wanted: list[Plan], jobs: int) -> bool:
         table.add_column(column, justify="left" if column == "run" else "right")
     came = [compared for compared in results if compared is not None]
     for compared in [Compared.to(base, base), *came]:
-        table.add_row(*compared.row())
+        table.add_row(*_row(compared))
     Console(width=WIDTH).print(table)
     return len(came) == len(wanted) and all(compared.good for compared in came) and not base.wrong()
 
 
-def _seeds(text: str) -> list[int]:
-    """`20` is 1 to 20, `3-5` is 3, 4, 5."""
-    first, dash, last = text.partition("-")
-    return list(range(int(first), int(last) + 1)) if dash else list(range(1, int(first) + 1))
+def _row(compared: Compared) -> list[str]:
+    """A cell for each of `COLUMNS`."""
+    run, edits = compared.run, compared.edits
+    counts = (run.streams, edits.deleted, edits.inserted, edits.substituted, run.gaps, len(compared.wrong))
+    seconds = (run.final_ms / 1000, run.silence_ms / 1000, run.late_seconds)
+    return [run.name, *map(str, counts), *(f"{value:.1f} s" for value in seconds)]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.prove", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--seeds", type=_seeds, default=_seeds("20"), help="how many, or a range such as 3-5")
+    parser.add_argument("--seeds", type=seeds, default=seeds("20"), help="how many, or a range such as 3-5")
     parser.add_argument("--speed", type=float, default=1, help="times real time; every limit shrinks with it")
     parser.add_argument("--jobs", type=int, default=4, help="runs at the same time")
     parser.add_argument("--only", default=",".join(KINDS), help=f"some of {', '.join(KINDS)}")

@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from tests.emulator_client import serve
 from tests.gateway import Gateway, run_gateway
+from tests.redis_server import RedisServer, redis_server
 from tests.upstream import ScriptedUpstream
 
 TEST_SECONDS = 300
@@ -53,6 +54,13 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Callable[[], asyncio.Abstrac
 def port() -> Iterator[int]:
     """Of one emulator for all tests that change nothing about it."""
     yield from serve()
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[RedisServer]:
+    """Of all tests that do no harm to it. Each has keys of its own."""
+    with redis_server() as running:
+        yield running
 
 
 @pytest.fixture

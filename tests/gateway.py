@@ -11,7 +11,7 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from app.api.server import listen, server
+from app.api.server import GatewayServer, listen, set_up_log, uvicorn_config
 from app.hub import Hub
 from app.main import create_app
 from app.settings import Settings
@@ -54,13 +54,14 @@ async def run_gateway(**settings: Any) -> AsyncIterator[Gateway]:
     chosen = Settings.model_validate(defaults | settings)
     app = create_app(chosen)
     listener = listen(chosen.host, chosen.port)
-    uvicorn = server(
+    set_up_log("INFO")
+    config = uvicorn_config(
         app,
         ping_interval=chosen.ping_interval_seconds,
         ping_timeout=chosen.ping_timeout_seconds,
         trusted_proxies=chosen.trusted_proxies,
-        log_level="INFO",
     )
+    uvicorn = GatewayServer(config)
     serving = asyncio.create_task(uvicorn.serve(sockets=[listener]))
     while not uvicorn.started:
         assert not serving.done(), "the gateway did not start"

@@ -256,7 +256,7 @@ async def live_long(
 
 def kept_bytes(gateway: Gateway) -> int:
     """Audio that the gateway holds for its sessions."""
-    recognizers = [live._recognizer for live in gateway.hub._lives.values()]
+    recognizers = [live._recognizer for live in gateway.hub.registry.lives.values()]
     return sum(
         recognizer._legs._handover.kept for recognizer in recognizers if isinstance(recognizer, GoogleRecognizer)
     )
@@ -264,7 +264,7 @@ def kept_bytes(gateway: Gateway) -> int:
 
 def kept_events(gateway: Gateway) -> int:
     """Durable events that the gateway holds for its sessions."""
-    return sum(len(live.session.history._events) for live in gateway.hub._lives.values())
+    return sum(len(live.session.transcript.history._events) for live in gateway.hub.registry.lives.values())
 
 
 def tasks() -> Counter[str]:

@@ -52,15 +52,21 @@ class Peer:
         start = await self.hear()
         assert isinstance(start, dict), "audio before start"
         assert start["type"] == "start"
+        config = {name: value for name, value in start.items() if name not in {"type", "client"}}
+        await self.started(config, window, max_frame)
+        return start
+
+    async def started(
+        self, config: dict[str, Any] | None = None, window: int = 1_000_000, max_frame: int = 65_536
+    ) -> None:
         limits = {
             "max_frame_bytes": max_frame,
             "window_bytes": window,
             "idle_timeout_ms": 60_000,
             "max_session_ms": 3_600_000,
         }
-        config = {name: value for name, value in start.items() if name not in {"type", "client"}}
-        await self.say("started", session_id="s1", resume_token="r1", resume_window_ms=0, config=config, limits=limits)
-        return start
+        known = {"session_id": "s1", "resume_token": "r1", "resume_window_ms": 0, "config": config or {}}
+        await self.say("started", **known, limits=limits)
 
     async def accept(self, session_id: str = "s1", resume_token: str = "r1") -> dict[str, Any]:
         """As `begin`; the session can be resumed."""

@@ -26,7 +26,7 @@ GRPC_BYTES = 256 * 1024
 
 
 def the_session(gateway: Gateway) -> Session:
-    (live,) = gateway.hub._lives.values()
+    (live,) = gateway.hub.registry.lives.values()
     return live.session
 
 
@@ -207,7 +207,7 @@ async def test_a_slow_client_loses_interims_never_finals(upstream: ScriptedUpstr
             client.socket.transport.pause_reading()
             await client.say(START, SECOND)
             await said.wait()
-            await until(lambda: the_session(stage.gateway).finals == 40)
+            await until(lambda: the_session(stage.gateway).transcript.finals == 40)
             client.socket.transport.resume_reading()
             await client.say(STOP)
             messages = await client.hear_all()

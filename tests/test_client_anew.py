@@ -347,7 +347,7 @@ def _suffer(dice: random.Random, network: Flaky, transcriber: Transcriber, ports
     if dice.random() < 0.2:
         transcriber.network_changed()
     if dice.random() < 0.2:  # a gateway that knows nothing, found by the next connection
-        network.target = dice.choice(ports)
+        network.leads_to(dice.choice(ports))
     if dice.random() < 0.05:
         network.go_silent()
         transcriber.network_changed()

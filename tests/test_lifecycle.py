@@ -3,8 +3,6 @@
 import asyncio
 import json
 import os
-import re
-import select
 import signal
 import socket
 import struct
@@ -12,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,13 @@ from websockets.asyncio.client import ClientConnection, connect
 from app import embedded
 from app.__main__ import main
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
+from tests.process import BOUND_SECONDS, all_end, environment, run_process, watch
 from tests.test_bad_input import HANDSHAKE, content, frame, staged
 from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream
 
 ROOT = Path(__file__).parent.parent
 SECOND = b"\1\2" * (BYTES_PER_SECOND // 2)
 STOP = {"type": "stop"}
-BOUND_SECONDS = 30.0
 """What takes longer does not happen at all."""
 
 needs_emulator = pytest.mark.skipif(
@@ -111,10 +109,10 @@ async def test_a_client_that_only_answers_pings_is_alive(upstream: ScriptedUpstr
         async with Client.connect(stage.gateway) as client:
             await client.say(START)
             await client.hear("started")
-            (connection,) = stage.gateway.hub._relays.values()
+            (connection,) = stage.gateway.hub.registry.relays.values()
             until_then = asyncio.get_running_loop().time() + 1.5
             await until(lambda: asyncio.get_running_loop().time() > until_then)
-            assert list(stage.gateway.hub._relays.values()) == [connection]
+            assert list(stage.gateway.hub.registry.relays.values()) == [connection]
             await client.say(SECOND, STOP)
             assert finals(await client.hear_all()) == ["0-32000"]
 
@@ -340,89 +338,6 @@ async def test_a_session_holds_few_calls_however_often_it_finalizes(upstream: Sc
 
 
 # The process ----------------------------------------------------------------------------------------------
-
-
-class Process:
-    """`python -m app`, alone in its process group and in an empty folder."""
-
-    def __init__(self, child: asyncio.subprocess.Process, folder: Path) -> None:
-        self.child = child
-        self.pid = child.pid
-        self._log = folder / "stderr"
-
-    @property
-    def log(self) -> str:
-        return self._log.read_text()
-
-    @property
-    def threads(self) -> int:
-        return len(os.listdir(f"/proc/{self.pid}/task"))
-
-    async def gateway(self) -> Gateway:
-        """Waits until it serves."""
-        assert self.child.stdout is not None
-        line = (await self.child.stdout.readline()).decode()
-        found = re.search(r":(\d+) ", line)
-        assert found, line + self.log
-        return Gateway(int(found.group(1)), hub=None)  # type: ignore[arg-type]
-
-    async def ends(self) -> int:
-        async with asyncio.timeout(BOUND_SECONDS):
-            return await self.child.wait()
-
-    def descendants(self) -> list[int]:
-        """The process ids of its children, and of theirs."""
-        found = [self.pid]
-        for pid in found:
-            with open(f"/proc/{pid}/task/{pid}/children") as children:
-                found += map(int, children.read().split())
-        return found[1:]
-
-
-def environment(settings: dict[str, Any]) -> dict[str, str]:
-    """Settings as in app/settings.py; what is not the gateway's own is said in capitals."""
-    return {name if name.isupper() else f"GATEWAY_{name.upper()}": str(value) for name, value in settings.items()}
-
-
-@asynccontextmanager
-async def run_process(folder: Path, **settings: Any) -> AsyncIterator[Process]:
-    others = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
-    with open(folder / "stderr", "wb") as log:  # noqa: ASYNC230 - a test's own file
-        child = await asyncio.create_subprocess_exec(
-            *[sys.executable, "-m", "app"],
-            env=others | {"PYTHONPATH": str(ROOT), "GATEWAY_PORT": "0"} | environment(settings),
-            cwd=folder,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,
-        )
-    process = Process(child, folder)
-    try:
-        yield process
-    finally:
-        if child.returncode is None:
-            child.kill()
-        await child.wait()
-        assert child.stdout is not None
-        await child.stdout.read()
-
-
-def watch(pids: list[int]) -> list[int]:
-    """As descriptors that become readable when the process ends."""
-    return [os.pidfd_open(pid) for pid in pids]
-
-
-async def all_end(watched: list[int]) -> bool:
-    """Whether each of them ends in time."""
-    deadline = asyncio.get_running_loop().time() + BOUND_SECONDS
-    left = list(watched)
-    while left and asyncio.get_running_loop().time() < deadline:
-        ended, _, _ = select.select(left, [], [], 0)
-        left = [descriptor for descriptor in left if descriptor not in ended]
-        await asyncio.sleep(0.01)
-    for descriptor in watched:
-        os.close(descriptor)
-    return not left
 
 
 async def test_the_number_of_threads_does_not_depend_on_sessions(upstream: ScriptedUpstream, tmp_path: Path) -> None:

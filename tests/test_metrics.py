@@ -87,7 +87,7 @@ async def test_a_planned_change_of_streams_replays_what_came_since_the_last_fina
     upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The second stream begins at 1 s, of which half a second went up before. The log's closing line says so, too."""
-    caplog.set_level(logging.INFO, "app.hub")
+    caplog.set_level(logging.INFO, "app.registry")
     upstream.script = final_before_the_end
     async with run_gateway(upstream=f"grpc://{upstream.address}", leg_soft_limit_seconds=0.001) as gateway:
         async with Client.connect(gateway) as client:

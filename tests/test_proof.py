@@ -12,8 +12,9 @@ from tests.speech_files import sample
 
 pytest.importorskip("onnxruntime")
 
-from bench.prove import Compared
-from bench.transcription import Plan, Run, transcribe_elsewhere
+from bench.compared import Compared
+from bench.runs import Run
+from bench.transcription import Plan, transcribe_elsewhere
 
 MINUTES = 44 / 60
 SPEED = 2

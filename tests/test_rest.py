@@ -18,12 +18,13 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Subprotocol
 
+from app import drain
 from app.api import http, ws
 from app.core.protocol import MAX_FRAME_BYTES
 from app.main import create_app
 from app.settings import Settings
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
-from tests.test_lifecycle import run_process
+from tests.process import run_process
 from tests.upstream import BYTES_PER_SECOND, ScriptedUpstream, refuses
 
 SECOND = b"\1\2" * (BYTES_PER_SECOND // 2)
@@ -92,7 +93,7 @@ async def test_readyz_and_the_upgrade_refuse_while_shutting_down(gateway: Gatewa
     async with Client.connect(gateway) as client:
         await client.say(START)
         await client.hear("started")
-        await gateway.hub.__aexit__()
+        await drain.close(gateway.hub.registry)
         messages = await client.hear_all()
         assert (messages[-1]["code"], client.close_code) == ("restarting", 1012)
     answer = await gateway.get("/readyz")

@@ -45,7 +45,7 @@ async def a_session_without_its_client(gateway: Gateway, audio: bytes) -> AsyncI
         while (await client.hear("ack"))["received"] < len(audio):
             pass
         await client.drop()
-    await until(lambda: gateway.hub.sessions == 1 and not gateway.hub._relays)
+    await until(lambda: gateway.hub.sessions == 1 and not gateway.hub.registry.relays)
     yield started
 
 
@@ -80,7 +80,7 @@ async def test_exactly_the_events_after_last_event_are_replayed(lasting: Gateway
                 events = [(await client.hear("final"))["event"] for _ in range(resumed["replayed"])]
                 assert events == list(range(last_event + 1, last_event + 1 + resumed["replayed"]))
                 await client.drop()
-            await until(lambda: not lasting.hub._relays)
+            await until(lambda: not lasting.hub.registry.relays)
             session["resume_token"] = resumed["resume_token"]
 
 
@@ -104,7 +104,7 @@ async def test_a_client_that_never_heard_resumed_comes_back_with_its_old_token(l
     async with a_session_without_its_client(lasting, sound(3200)) as started:
         async with Client.connect(lasting) as client:
             await client.say(resume(started))
-            await until(lambda: lasting.hub._relays)
+            await until(lambda: lasting.hub.registry.relays)
             await client.drop()  # whatever was on its way
         async with Client.connect(lasting) as client:
             await client.say(resume(started))
@@ -150,6 +150,18 @@ async def test_the_newest_connection_wins_though_the_old_one_is_not_known_to_be_
         await new.say(audio[offset:], STOP)
         messages = await new.hear_all()
     check(messages, audio)
+
+
+async def test_a_resume_that_the_network_brings_twice_costs_a_connection_and_no_session(lasting: Gateway) -> None:
+    async with a_session_without_its_client(lasting, sound(3200)) as started:
+        async with Client.connect(lasting) as client, Client.connect(lasting) as echo:
+            await client.say(resume(started))
+            resumed = await client.hear("resumed")
+            await echo.say(resume(started))
+            assert (await client.hear_all())[-1]["code"] == "superseded"
+        async with Client.connect(lasting) as client:
+            await client.say(resume(started | resumed), STOP)
+            await client.hear("stopped")
 
 
 async def test_of_two_that_resume_at_once_the_later_one_goes_on(lasting: Gateway) -> None:

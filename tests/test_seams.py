@@ -381,6 +381,39 @@ async def test_what_is_over_the_bound_is_an_explicit_gap(upstream: ScriptedUpstr
     assert messages[-1]["gap_ms"] == gaps[0]["end_ms"]
 
 
+async def test_after_stop_what_is_still_being_heard_is_not_given_up(upstream: ScriptedUpstream) -> None:
+    """The time that audio is kept counts from the upstream's last word: a session that has fallen behind gets there."""
+    clock = asyncio.get_running_loop().time
+    may_speak = asyncio.Event()
+
+    async def one_word_then_away(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            pass
+        await may_speak.wait()
+        if call is upstream.calls[0]:
+            yield call.final(name(call.audio[:3200]), 3200)
+        await call.context.abort(grpc.StatusCode.UNAVAILABLE, "away")
+
+    upstream.script = one_word_then_away
+    audio = sound(6400)
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}", replay_seconds=10, max_utterance_seconds=9, leg_quiet_seconds=9
+    ) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, audio, {"type": "stop"})
+            call = await upstream.called(1)
+            await until(lambda: call.half_closed)
+            stopped_by = clock()
+            await until(lambda: clock() > stopped_by + 0.01)
+            may_speak.set()
+            await client.hear("warning")
+            recognizer: Any = next(iter(gateway.hub.registry.lives.values()))._recognizer
+            recognizer.tick(stopped_by + 10)
+            upstream.script = names_samples()
+            messages = await client.hear_all()
+    assert [m["text"] for m in messages if m["type"] == "final"] == ["0-1599", "1600-3199"]
+
+
 async def test_a_leg_that_does_not_answer_is_given_up(upstream: ScriptedUpstream) -> None:
     """It was half-closed and says nothing: another one hears the same audio."""
 

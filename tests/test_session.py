@@ -1,6 +1,7 @@
 """The life of one session, without I/O: app/core/session.py and app/core/history.py."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,24 +13,44 @@ from app.core.recognition import (
     Failed,
     Finished,
     LegEnded,
+    Losing,
     Result,
     Settled,
     SpeechActivity,
     Throttled,
 )
+from app.core.record import Record
 from app.core.session import Phase, Session, Timers
 
 SECOND = 32_000
 START = {"type": "start", "audio": {"encoding": "LINEAR16", "sample_rate_hertz": 16000}, "language_codes": ["en-US"]}
 
 
-def session(*, keeps_history: bool = True, **start: Any) -> Session:
+def session(**start: Any) -> Session:
     config: Any = parse(json.dumps(START | start))
+    record = Record(
+        session_id="s", principal="", config=config, epoch=1, tokens=(), settled=0, last_event=0, opened_at=0.0
+    )
+    return from_record(record)
+
+
+def from_record(record: Record, events: Sequence[str] = (), age: float = 0.0) -> Session:
     timers = Timers(idle=60, max_session=600)
-    return Session("s", config, timers=timers, window_seconds=10, now=0.0, keeps_history=keeps_history)
+    return Session(record, events, timers=timers, window_seconds=10, now=0.0, age=age)
+
+
+def hear_audio(a_session: Session, seconds: int) -> None:
+    for _ in range(seconds):
+        a_session.receive_audio(bytes(SECOND))
 
 
 def due(a_session: Session, kind: str | None = None) -> list[dict[str, Any]]:
+    """What is due once the store has all of it."""
+    a_session.wrote(a_session.mark())
+    return due_unwritten(a_session, kind)
+
+
+def due_unwritten(a_session: Session, kind: str | None = None) -> list[dict[str, Any]]:
     messages = [json.loads(message) for message in a_session.due()]
     return [message for message in messages if kind is None or message["type"] == kind]
 
@@ -181,7 +202,21 @@ def test_a_gap_moves_the_cursor_and_is_an_event() -> None:
     a_session = session()
     a_session.receive_gap(Gap(SECOND, "overflow"))
     assert a_session.received == SECOND
-    assert due(a_session) == [{"type": "gap", "event": 1, "start_ms": 0, "end_ms": 1000, "reason": "overflow"}]
+    assert due(a_session, "gap") == [{"type": "gap", "event": 1, "start_ms": 0, "end_ms": 1000, "reason": "overflow"}]
+
+
+def test_a_gap_is_told_when_everything_before_it_is_settled() -> None:
+    """Else a gateway that goes on with the session would be sent it again, after it was told."""
+    a_session = session()
+    a_session.receive_audio(bytes(SECOND))
+    a_session.receive_gap(Gap(SECOND, "muted"))
+    a_session.receive_gap(Gap(SECOND, "muted"))
+    assert due(a_session, "gap") == []
+    a_session.receive(Settled(SECOND))
+    assert due(a_session, "gap") == [
+        {"type": "gap", "event": 1, "start_ms": 1000, "end_ms": 3000, "reason": "muted"}
+    ], "one gap that goes on is one gap"
+    assert a_session.transcript.settled == 3 * SECOND
 
 
 # Finalize and stop ------------------------------------------------------------------------------
@@ -287,8 +322,8 @@ def test_the_longest_session_is_warned_of_and_then_closed() -> None:
     a_session.heard_from_client(545.0)
     a_session.tick(545.0)
     assert due(a_session)[0]["code"] == "session_limit"
-    assert not a_session.over(599.0)
-    assert a_session.over(600.0)
+    assert not a_session.is_too_old(599.0)
+    assert a_session.is_too_old(600.0)
 
 
 def test_throttle_is_told() -> None:
@@ -332,22 +367,12 @@ def test_nothing_follows_an_error() -> None:
     assert [m["type"] for m in due(a_session)] == ["error"]
 
 
-def test_what_nobody_can_come_back_for_is_forgotten() -> None:
-    a_session = session(keeps_history=False)
-    for i in range(3):
-        a_session.receive(final(f"word {i}", i, i + 1))
-        due(a_session)
-    assert a_session.history.after(3) == []
-    a_session.receive(final("more", 3, 4))
-    assert [m["event"] for m in due(a_session)] == [4]
-
-
 def test_finalize_without_end_is_refused() -> None:
     a_session = session()
     a_session.receive_audio(bytes(SECOND))
     for _ in range(1000):
         a_session.finalize(Finalize())
-    with pytest.raises(SessionError, match="1000 `finalize` wait"):
+    with pytest.raises(SessionError, match="`finalize`: 1000 wait"):
         a_session.finalize(Finalize())
 
 
@@ -384,6 +409,19 @@ def test_what_is_for_the_moment_is_not_kept_for_a_client_that_is_away() -> None:
     assert [message["type"] for message in due(a_session)] == ["resumed"]
 
 
+def test_a_resume_that_comes_twice_takes_no_token_from_the_client() -> None:
+    a_session = session()
+    a_session.started("first", 1000)
+    a_session.resume(resume("first"), "the client's", 1.0)
+    a_session.resume(resume("first"), "nobody's", 1.0)
+    a_session.check_resume(resume("the client's"))
+    a_session.resume(resume("the client's"), "newest", 2.0)
+    a_session.heard_from_client(3.0)
+    for dead in ("first", "the client's", "nobody's"):
+        with pytest.raises(SessionError):
+            a_session.check_resume(resume(dead))
+
+
 @pytest.mark.parametrize("token", ["", "firs", "first ", "FIRST", "second"])
 def test_only_the_newest_token_admits(token: str) -> None:
     a_session = session()
@@ -406,3 +444,135 @@ def test_a_client_that_is_away_is_not_idle() -> None:
     with pytest.raises(SessionError) as error:
         a_session.tick(1061.0)
     assert error.value.code == "idle_timeout"
+
+
+# What the store has ---------------------------------------------------------------------------
+
+
+def test_what_is_durable_is_told_when_the_store_has_it() -> None:
+    a_session = session()
+    a_session.receive_audio(bytes(SECOND))
+    a_session.receive(final("so", 0, 1000))
+    a_session.receive(Settled(SECOND))
+    a_session.receive(interim("and"))
+    before = a_session.mark()
+    a_session.receive(final("and on", 1000, 2000))
+    assert due_unwritten(a_session) == [], "not even an interim, which would come before the final before it"
+    a_session.wrote(before)
+    assert [(m["type"], m.get("text"), m.get("final")) for m in due_unwritten(a_session)] == [
+        ("final", "so", None),
+        ("ack", None, SECOND),
+    ]
+    a_session.wrote(a_session.mark())
+    assert [m["text"] for m in due_unwritten(a_session)] == ["and on"]
+
+
+def test_the_store_gets_what_it_lacks() -> None:
+    a_session = session()
+    for i in range(3):
+        a_session.receive(final(f"word {i}", i, i + 1))
+    record, events = a_session.record()
+    assert (record.last_event, len(events)) == (3, 3)
+    a_session.wrote(a_session.mark())
+    a_session.receive(final("word 3", 3, 4))
+    assert not a_session.is_written
+    assert len(a_session.record()[1]) == 1
+    a_session.lacks_events(0)
+    assert len(a_session.record()[1]) == 4, "the store has lost its memory"
+
+
+def test_without_the_store_the_session_goes_on_and_says_so() -> None:
+    a_session = session()
+    due(a_session)
+    a_session.receive(final("so", 0, 1))
+    a_session.goes_unwritten()
+    a_session.goes_unwritten()
+    told = due_unwritten(a_session)
+    assert [(m["type"], m.get("code")) for m in told] == [("warning", "not_resumable"), ("final", None)]
+    a_session.wrote(a_session.mark())
+    assert [m["code"] for m in due_unwritten(a_session)] == ["resumable"]
+
+
+def test_a_session_goes_on_elsewhere_as_its_record_says() -> None:
+    here = session()
+    here.started("first", 1000)
+    hear_audio(here, 3)
+    here.receive(final("so", 0, 1000))
+    here.receive(Settled(SECOND))
+    here.receive_gap(Gap(SECOND, "muted"))
+    here.receive(LegEnded(1000))
+    record, events = here.record()
+    there = from_record(record, events)
+    there.check_resume(resume("first", 0))
+    there.resume(resume("first", 0), "second", 1.0)
+    resumed, so, *_ = due(there)
+    assert resumed == {"type": "resumed", "offset": SECOND, "resume_token": "second", "replayed": 1}
+    assert (so["event"], so["text"]) == (1, "so")
+    hear_audio(there, 2)
+    there.receive_gap(Gap(SECOND, "muted"))
+    there.stop()
+    there.receive(LegEnded(2000))
+    there.receive(Settled(4 * SECOND))
+    there.receive(Finished())
+    gap, stopped = due(there)
+    assert (gap["event"], gap["start_ms"], gap["end_ms"]) == (2, 3000, 4000), "told once, though it was said twice"
+    assert {name: stopped[name] for name in ("event", "audio_ms", "billed_ms", "finals", "gap_ms", "resumes")} == {
+        "event": 3,
+        "audio_ms": 3000,
+        "billed_ms": 3000,
+        "finals": 1,
+        "gap_ms": 1000,
+        "resumes": 1,
+    }
+
+
+def test_what_was_being_lost_is_a_gap_elsewhere() -> None:
+    here = session()
+    hear_audio(here, 3)
+    here.receive(Losing(0, SECOND))
+    here.receive(Settled(SECOND))
+    there = from_record(*here.record())
+    assert due(there, "gap") == [{"type": "gap", "event": 1, "start_ms": 0, "end_ms": 1000, "reason": "upstream"}], (
+        "the client may have forgotten that audio"
+    )
+    assert there.received == SECOND
+
+
+def test_who_did_not_hear_stopped_may_come_back_for_it() -> None:
+    here = session()
+    here.started("first", 1000)
+    here.stop()
+    here.receive(Finished())
+    record, events = here.record()
+    assert (record.stopped, record.over) == (True, None)
+    there = from_record(record, events)
+    there.resume(resume("first"), "second", 1.0)
+    assert [m["type"] for m in due(there)] == ["resumed", "stopped"]
+    there.delivered = True
+    assert there.record()[0].over == "stopped"
+
+
+def test_a_failure_that_may_pass_ends_no_session() -> None:
+    for code, over in (
+        ("upstream_unavailable", None),
+        ("internal", None),
+        ("restarting", None),
+        ("bad_order", "bad_order"),
+    ):
+        a_session = session()
+        a_session.fail(SessionError(code, "so it is"))
+        assert a_session.record()[0].over == over
+        assert due(a_session)[-1]["code"] == code
+
+
+def test_what_another_gateway_has_is_told_nothing_but_that() -> None:
+    a_session = session()
+    due(a_session)
+    a_session.receive(final("so", 0, 1))
+    a_session.fence()
+    assert [m["code"] for m in due_unwritten(a_session)] == ["superseded"]
+
+
+def test_the_longest_time_counts_from_the_very_beginning() -> None:
+    assert not from_record(session().record()[0], age=599.0).is_too_old(0.0)
+    assert from_record(session().record()[0], age=600.0).is_too_old(0.0)

@@ -3,11 +3,14 @@
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 from fastapi import APIRouter, HTTPException, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from app.core.errors import SessionError
+from app.core.protocol import error_message
 from app.hub import Hub
 
 _WEB = Path(__file__).parent.parent / "web"
@@ -88,6 +91,8 @@ async def readyz(request: Request, response: Response) -> Readiness:
         reason = "draining: the gateway is shutting down"
     elif hub.full:
         reason = f"full: {hub.places}"
+    elif trouble := hub.store_trouble():
+        reason = f"store: {trouble}"
     else:
         reason = await upstream_trouble() or "ok"
     if reason != "ok":
@@ -141,6 +146,14 @@ async def on_http_error(_: Request, error: Exception) -> JSONResponse:
     """Every HTTP error has the shape of the protocol's `error` message."""
     assert isinstance(error, StarletteHTTPException)
     return JSONResponse(error_body(error.status_code, str(error.detail)), error.status_code, error.headers)
+
+
+def refused(error: SessionError) -> JSONResponse:
+    """What the protocol's `error` message says, before there is a WebSocket."""
+    headers = {}
+    if error.retry_after_ms is not None:
+        headers["Retry-After"] = str(-(-error.retry_after_ms // 1000))
+    return JSONResponse({"error": msgspec.to_builtins(error_message(error))}, error.refusal.http_status, headers)
 
 
 def error_body(status: int, message: str) -> dict[str, object]:

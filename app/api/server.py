@@ -19,6 +19,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 
+from app.api.door import DoorProtocol
 from app.core.errors import SessionError
 from app.core.protocol import MAX_FRAME_BYTES, MAX_TEXT_BYTES, error_message, serialize
 
@@ -167,37 +168,38 @@ class GatewayServer(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """uvicorn closes every WebSocket at once, without a word: the sessions are told first."""
-        if (hub := getattr(self.config.app.state, "hub", None)) is not None:  # type: ignore[union-attr]
-            await hub.close()
+        if (close := getattr(self.config.app.state, "close", None)) is not None:  # type: ignore[union-attr]
+            await close()
         await super().shutdown(sockets)
 
 
-def server(
-    app: FastAPI, *, ping_interval: float, ping_timeout: float, trusted_proxies: str, log_level: str
-) -> GatewayServer:
-    """`server(...).run(sockets=[listen(...)])` serves until SIGTERM."""
-    _set_up_log(log_level)
-    return GatewayServer(
-        uvicorn.Config(
-            app,
-            loop="uvloop",
-            http="httptools",
-            ws=GatewayWebSocket,
-            ws_max_size=MAX_TEXT_BYTES,
-            ws_ping_interval=ping_interval,
-            ws_ping_timeout=ping_timeout,
-            ws_per_message_deflate=False,
-            forwarded_allow_ips=trusted_proxies,
-            timeout_graceful_shutdown=GRACE_SECONDS,
-            access_log=False,
-            server_header=False,
-            log_config=None,
-        )
+def uvicorn_config(
+    app: FastAPI | str, *, ping_interval: float, ping_timeout: float, trusted_proxies: str, workers: int = 1
+) -> uvicorn.Config:
+    """`app`: the service, or the name of what makes it, for workers that are processes of their own."""
+    return uvicorn.Config(
+        app,
+        factory=isinstance(app, str),
+        workers=workers,
+        loop="uvloop",
+        http=DoorProtocol,
+        ws=GatewayWebSocket,
+        ws_max_size=MAX_TEXT_BYTES,
+        ws_ping_interval=ping_interval,
+        ws_ping_timeout=ping_timeout,
+        ws_per_message_deflate=False,
+        forwarded_allow_ips=trusted_proxies,
+        timeout_graceful_shutdown=GRACE_SECONDS,
+        access_log=False,
+        server_header=False,
+        log_config=None,
     )
 
 
-def _set_up_log(level: str) -> None:
+def set_up_log(level: str) -> None:
     """uvicorn and websockets stay at WARNING: below it they log query strings, and at DEBUG the messages."""
-    logging.basicConfig(level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=level, format="%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s", stream=sys.stderr
+    )
     for name in ("uvicorn", "uvicorn.error", "websockets"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -6,16 +6,15 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 
-import msgspec
 from fastapi import APIRouter, WebSocket
 from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocketDisconnect
 
-from app.api.http import error_body
+from app.api.http import error_body, refused
 from app.core.errors import SessionError
-from app.core.protocol import SUBPROTOCOL, error_message
+from app.core.protocol import SUBPROTOCOL, error_message, serialize
 from app.hub import Hub
-from app.relay import Disconnected, refuse
+from app.relay import Disconnected, clip
 
 router = APIRouter()
 
@@ -65,6 +64,7 @@ async def transcribe(websocket: WebSocket) -> None:
     """The protocol `stt.v1`: see docs/protocol.md."""
     hub: Hub = websocket.app.state.hub
     try:
+        _check_server(websocket)
         hub.admit()
     except SessionError as error:
         await _refuse_upgrade(websocket, error)
@@ -80,6 +80,11 @@ async def elsewhere(websocket: WebSocket) -> None:
     await websocket.send_denial_response(JSONResponse(body, 404))
 
 
+def _check_server(websocket: WebSocket) -> None:
+    if "gateway.abort" not in websocket.scope["extensions"]:
+        raise SessionError("internal", "the gateway is not set up: uvicorn needs --ws app.api.server:GatewayWebSocket")
+
+
 def _subprotocol(websocket: WebSocket) -> str | None:
     return SUBPROTOCOL if SUBPROTOCOL in websocket.scope["subprotocols"] else None
 
@@ -87,11 +92,8 @@ def _subprotocol(websocket: WebSocket) -> str | None:
 async def _refuse_upgrade(websocket: WebSocket, error: SessionError) -> None:
     if "origin" in websocket.headers:
         await websocket.accept(subprotocol=_subprotocol(websocket))
-        with suppress(Disconnected):
-            await refuse(FastApiSocket(websocket), error)
+        with suppress(WebSocketDisconnect, RuntimeError):
+            await websocket.send_text(serialize(error_message(error)))
+            await websocket.close(error.refusal.close_code, clip(error.message))
         return
-    headers = {}
-    if error.retry_after_ms is not None:
-        headers["Retry-After"] = str(-(-error.retry_after_ms // 1000))
-    body = {"error": msgspec.to_builtins(error_message(error))}
-    await websocket.send_denial_response(JSONResponse(body, error.refusal.http_status, headers))
+    await websocket.send_denial_response(refused(error))

@@ -48,13 +48,14 @@ async def own_gateway(say: Callable[[str], None], command: tuple[str, ...] = COM
         )
         try:
             say(f"starting a gateway on {url}, waiting until it can serve")
-            await _ready(url, process, log, say)
+            await until_ready(url, process, log, say)
             yield url
         finally:
             await _stop(process)
 
 
-async def _ready(url: str, process: Process, log: IO[bytes], say: Callable[[str], None]) -> None:
+async def until_ready(url: str, process: Process, log: IO[bytes], say: Callable[[str], None]) -> None:
+    """Until `/readyz` answers 200. Raises GatewayNotReadyError."""
     heard = NOT_LISTENING  # at first that is no news
     try:
         async with asyncio.timeout(READY_SECONDS), httpx.AsyncClient(trust_env=False) as http:

@@ -116,10 +116,6 @@ class ReplayBuffer:
             excess -= len(chunk)
         return 0
 
-    def replay(self) -> list[tuple[int, bytes]]:
-        """Everything held, oldest first, as (offset, chunk)."""
-        return list(self._chunks)
-
 
 class Pace:
     """A token bucket: `burst` bytes at once, then `rate` bytes a second. The caller brings the clock."""

@@ -52,6 +52,10 @@ CODES: dict[str, Refusal] = {
 """Close codes of the wire protocol `stt.v1` (docs/protocol.md, "Close codes")."""
 
 
+PRIVATE_CODES = 4000
+"""WebSocket close codes from here on are a protocol's own; those below say that the connection ends."""
+
+
 class SessionError(Exception):
     """A session, or the attempt to open one, ends: `code` is a key of CODES."""
 
@@ -66,10 +70,22 @@ class SessionError(Exception):
     def refusal(self) -> Refusal:
         return CODES[self.code]
 
+    @property
+    def may_pass(self) -> bool:
+        """The session can go on over another connection: its state is not at fault."""
+        return self.refusal.retryable and self.refusal.close_code < PRIVATE_CODES
+
 
 def invalid(param: str, value: object, allowed: str) -> SessionError:
     """A field of a client's message that cannot be taken: names the field, the value and what is allowed."""
     return SessionError("invalid_config", f"{param}: {shorten(value)} is not allowed: {allowed}", param=param)
+
+
+def unknown(session_id: str) -> SessionError:
+    """The same whether there is no such session or its token is another one: nobody can find out by trying."""
+    return SessionError(
+        "session_unknown", f"session {elide(session_id, 64)!r} is not known here, or not with this token"
+    )
 
 
 def shorten(value: object) -> str:

@@ -4,32 +4,26 @@ The first event is 1 and each next one is one more. A reader needs nothing but a
 that it has.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from app.core.protocol import Durable, serialize
 
 
 class History:
-    """Holds the durable events of a session as they go over the wire, until they are forgotten."""
+    """Holds the durable events of a session as they go over the wire."""
 
-    def __init__(self) -> None:
-        self._events: list[str] = []
-        self._forgotten = 0
+    def __init__(self, events: Iterable[str] = ()) -> None:
+        self._events = list(events)
 
     @property
     def last(self) -> int:
         """The number of the newest event, 0 before the first."""
-        return self._forgotten + len(self._events)
+        return len(self._events)
 
     def append(self, make: Callable[[int], Durable]) -> None:
         """`make` gets the event's number."""
         self._events.append(serialize(make(self.last + 1)))
 
-    def after(self, cursor: int) -> list[str]:
-        """The events cursor+1, cursor+2, ..., serialized."""
-        return self._events[cursor - self._forgotten :]
-
-    def forget(self, upto: int) -> None:
-        """The events 1 to `upto` are not needed any more."""
-        del self._events[: upto - self._forgotten]
-        self._forgotten = max(self._forgotten, upto)
+    def after(self, cursor: int, upto: int | None = None) -> list[str]:
+        """The events cursor+1, cursor+2, ..., upto, serialized."""
+        return self._events[cursor:upto]

@@ -75,8 +75,17 @@ class Retrying:
 
 
 @dataclass(frozen=True, slots=True)
+class Losing:
+    """Bytes [start, end) that nobody will hear: the upstream is away for longer than audio is kept. `Lost` follows when
+    it is known how much it was."""
+
+    start: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
 class Lost:
-    """Bytes [start, end) that nobody will hear: the upstream was away for longer than audio is kept."""
+    """Bytes [start, end) that nobody heard, in all."""
 
     start: int
     end: int
@@ -89,4 +98,16 @@ class Failed:
     error: SessionError
 
 
-Event = Result | SpeechActivity | ActivityTimeout | Settled | LegEnded | Finished | Throttled | Retrying | Lost | Failed
+Event = (
+    Result
+    | SpeechActivity
+    | ActivityTimeout
+    | Settled
+    | LegEnded
+    | Finished
+    | Throttled
+    | Retrying
+    | Losing
+    | Lost
+    | Failed
+)

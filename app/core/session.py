@@ -1,39 +1,32 @@
-"""The life of one session: what may happen next, what has happened, and what is due to the client.
+"""The life of one session: what may happen next, and what is due to the client.
 
-The *phase* says which messages are taken (table TAKEN). The *link* is the place of one socket in the session
-(core/link.py); links come and go: started, detached, resumed. No clock and no I/O: time comes as an argument, in
-seconds of any monotonic clock.
+The *phase* says which messages are taken (table TAKEN). What was heard is its transcript (core/transcript.py), what of
+that the store has its ledger (core/ledger.py). The *link* is the place of one socket in it (core/link.py); links come
+and go: started, detached, resumed. No clock and no I/O: time comes as an argument, in seconds of any monotonic clock.
 """
 
-from collections import Counter, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from hmac import compare_digest
+from typing import Literal
 
-from msgspec import UNSET
-
-from app.core.audio import AudioFormat
-from app.core.errors import SessionError, invalid
-from app.core.history import History
+from app.core.errors import SessionError, invalid, unknown
+from app.core.ledger import Ledger, Mark
 from app.core.link import Link
 from app.core.protocol import (
     MAX_FRAME_BYTES,
     Ack,
     AudioMessage,
-    Final,
     Finalize,
-    Finalized,
     Gap,
-    GapEvent,
-    Interim,
+    GoAway,
     Limits,
     Resume,
     Resumed,
-    SessionConfig,
     SpeechEnded,
     SpeechStarted,
     Started,
-    Stopped,
     Throttle,
     WarningMessage,
     error_message,
@@ -45,6 +38,7 @@ from app.core.recognition import (
     Failed,
     Finished,
     LegEnded,
+    Losing,
     Lost,
     Result,
     Retrying,
@@ -52,12 +46,15 @@ from app.core.recognition import (
     SpeechActivity,
     Throttled,
 )
+from app.core.record import Record, fingerprint
+from app.core.transcript import Transcript
 
 # protocol.md, "Timers": the client hears of a timer before it ends.
 IDLE_WARNING = 0.75
 """Part of the idle timeout after which the client is warned."""
 SESSION_LIMIT_WARNING_SECONDS = 60.0
-MAX_PENDING_FINALIZES = 1000
+MAX_GIVEN_TOKENS = 8
+"""That nobody has used yet."""
 
 
 class Phase(Enum):
@@ -101,64 +98,86 @@ class Session:
 
     def __init__(
         self,
-        session_id: str,
-        config: SessionConfig,
+        record: Record,
+        events: Sequence[str] = (),
         *,
         timers: Timers,
         window_seconds: float,
         now: float,
-        keeps_history: bool = False,
+        age: float = 0.0,
     ) -> None:
-        """`keeps_history`: events are kept for a client that comes back."""
-        self.id = session_id
-        self.config = config
-        self.format = AudioFormat.of(config.audio)
-        self.phase = Phase.LISTENING
-        self.history = History()
-        self.received = 0
-        """Bytes of the client's stream, gaps included."""
-        self.settled = 0
-        """Bytes that the client may forget."""
-        self.finals = 0
-        self.gaps: Counter[str] = Counter()
-        """Bytes that nobody heard, by reason."""
-        self.legs = 0
-        self.billed_ms = 0
-        self.replayed_ms = 0
+        """As the record says, with all its events: a new session, or one that was elsewhere. `age`: seconds."""
+        self.id = record.session_id
+        self.config = record.config
+        self.epoch = record.epoch
+        self.transcript = Transcript(record.config, settled=record.settled, tally=record.tally, events=events)
+        if record.losing:
+            self.transcript.lose(*record.losing)
+        self.format = self.transcript.format
+        self.phase = Phase.ENDED if record.stopped else Phase.LISTENING
+        self.received = self.transcript.settled
+        """Bytes of the client's stream, gaps included. What is not settled is sent again to another gateway."""
         self.error: SessionError | None = None
         self.link = Link()
-        self.resumes = 0
+        self.resumes = record.tally.resumes
         self.detached_at: float | None = None
         """Since when nobody is there."""
         self.delivered = False
         """The client was sent the end, whatever it is."""
-        self._tokens: list[str] = []
-        """Admit the next link: the newest one, and the one before till the client shows that it has the newest."""
-        self._keeps_history = keeps_history
+        self._record = record
+        self._ledger = Ledger(record.last_event, record.settled)
+        self._over: str | None = None
+        self._tokens = record.tokens
+        """Fingerprints of what admits the next link, oldest first: the one that came last, and, till the client shows
+        that it has the newest, all that were given for it."""
         self._timers = timers
         self._window_bytes = self.format.offset(window_seconds * 1000)
-        self._opened_at = now
+        self._opened_at = now - age
         self._heard_at = now
         self._warned: set[str] = set()
-        self._finalize_marks: deque[tuple[int, Finalize]] = deque()
-        self._interims: dict[int, Interim] = {}
-        """The newest interim of each channel that was not sent yet."""
 
     @property
-    def gap_bytes(self) -> int:
-        return self.gaps.total()
+    def over(self) -> str | None:
+        """How it ended for good, in a word: an error's code, `stopped`, `left` (the client did), or
+        `resume_window_expired`. Till it was sent `stopped` the client may come back for it; a failure that may pass
+        does not end the session either."""
+        if self._over is None and self.phase is Phase.ENDED and self.delivered:
+            return "stopped"
+        if self._over is None and self.error is not None and not self.error.may_pass:
+            return self.error.code
+        return self._over
 
     @property
     def how_it_ended(self) -> str:
-        """In one word: an error's code, `stopped`, or `left`, which the client did."""
+        """For this gateway, in a word."""
         if self.error is not None:
             return self.error.code
-        return "stopped" if self.phase is Phase.ENDED else "left"
+        return "stopped" if self.phase is Phase.ENDED else self.over or "left"
+
+    @property
+    def is_settled(self) -> bool:
+        """All that was received is final, or held no speech."""
+        return self.transcript.settled >= self.received
+
+    @property
+    def has_failed_here(self) -> bool:
+        """Another gateway has it, or one that takes it anew, this one too, can go on with it."""
+        return self.error is not None and (self.is_fenced or self.error.may_pass)
 
     @property
     def ended(self) -> bool:
-        """Nothing more will be due."""
+        """Nothing more will be heard."""
         return self.phase is Phase.ENDED or self.error is not None
+
+    @property
+    def is_fenced(self) -> bool:
+        """Another gateway has it."""
+        return self.error is not None and self.error.code == "superseded"
+
+    def end(self, how: str) -> None:
+        """Nobody will come back to it."""
+        if self._over is None:
+            self._over = how
 
     def started(self, resume_token: str, resume_window_ms: int) -> None:
         limits = Limits(
@@ -167,7 +186,7 @@ class Session:
             idle_timeout_ms=round(self._timers.idle * 1000),
             max_session_ms=round(self._timers.max_session * 1000),
         )
-        self._tokens = [resume_token]
+        self._tokens = (fingerprint(resume_token),)
         self.link.say(Started(self.id, resume_token, resume_window_ms, self.config, limits))
 
     # Links come and go ------------------------------------------------------------------------
@@ -179,28 +198,95 @@ class Session:
 
     def check_resume(self, message: Resume) -> None:
         """Raises SessionError where the client must not, or cannot, go on with this session."""
-        if not any(compare_digest(message.resume_token.encode(), token.encode()) for token in self._tokens):
+        token = fingerprint(message.resume_token)
+        if not any(compare_digest(token, known) for known in self._tokens):
             raise unknown(self.id)
-        if message.last_event > self.history.last:
-            raise invalid("last_event", message.last_event, f"the session's last event is {self.history.last}")
+        last = self.transcript.history.last
+        if message.last_event > last:
+            raise invalid("last_event", message.last_event, f"the session's last event is {last}")
 
     def resume(self, message: Resume, resume_token: str, now: float) -> None:
         """A new link, which has all events up to `last_event`; with its first frame the old token is dead. After
-        `check_resume`."""
-        self._tokens = [message.resume_token, resume_token]
+        `check_resume`.
+
+        A `resume` that a network brings twice takes the link from the client, but not the token that it was given."""
+        used, known = fingerprint(message.resume_token), self._tokens
+        given = known[known.index(used) + 1 :] if used in known else ()
+        self._tokens = (used, *given[-MAX_GIVEN_TOKENS:], fingerprint(resume_token))
         self.resumes += 1
         self.link = Link(cursor=message.last_event)
         self.detached_at = None
         self._is_not_idle(now)
-        replayed = self.history.last - message.last_event
+        replayed = self.transcript.history.last - message.last_event
         self.link.say(Resumed(offset=self.received, resume_token=resume_token, replayed=replayed))
+
+    def go_away(self, time_left_ms: int, reason: Literal["drain", "session_limit"]) -> None:
+        self.link.say(GoAway(time_left_ms, reason))
+
+    # What the store has -----------------------------------------------------------------------
+
+    @property
+    def is_written(self) -> bool:
+        """The store has all that it should have."""
+        return self._ledger.has(self.mark())
+
+    @property
+    def is_promised(self) -> bool:
+        """Another gateway could go on with it, as far as is known."""
+        return not self._ledger.away
+
+    def mark(self) -> Mark:
+        heard = self.transcript
+        return Mark(heard.history.last, heard.settled, self._tokens, heard.losing, self.over)
+
+    def record(self) -> tuple[Record, tuple[str, ...]]:
+        """As it is now, and the events that the store does not have yet."""
+        heard, first = self.transcript, self._record
+        record = Record(
+            session_id=self.id,
+            principal=first.principal,
+            config=self.config,
+            epoch=self.epoch,
+            tokens=self._tokens,
+            settled=heard.settled,
+            last_event=heard.history.last,
+            opened_at=first.opened_at,
+            tally=heard.tally(self.resumes),
+            losing=heard.losing,
+            stopped=self.phase is Phase.ENDED,
+            over=self.over,
+        )
+        return record, tuple(heard.history.after(self._ledger.event))
+
+    def wrote(self, mark: Mark) -> None:
+        """The store has it as it was."""
+        self._ledger.wrote(mark)
+        if self._ledger.away:
+            self._ledger.away = False
+            self.link.say(WarningMessage("resumable", "the session can be resumed elsewhere again"))
+
+    def lacks_events(self, after: int) -> None:
+        """The store has none after that number: they are to be written again."""
+        self._ledger.lacks(after)
+
+    def goes_unwritten(self) -> None:
+        """The store is away: the session goes on without it."""
+        if not self._ledger.away:
+            self._ledger.away = True
+            text = "the gateway's store is away: until it is back, only this very gateway can go on with the session"
+            self.link.say(WarningMessage("not_resumable", text))
+
+    def fence(self) -> None:
+        """Another gateway goes on with it: what is heard here counts no more."""
+        if not self.is_fenced:
+            self.error = SessionError("superseded", "another connection has resumed this session")
 
     # What the client says ---------------------------------------------------------------------
 
     def heard_from_client(self, now: float) -> None:
         """Any frame resets the idle timer. It also shows that `resumed` has come, and the new token with it."""
         self._is_not_idle(now)
-        del self._tokens[:-1]
+        self._tokens = self._tokens[-1:]
 
     def takes(self, kind: str) -> bool:
         """Whether a message of this kind counts now. Raises SessionError `bad_order` where it must not come."""
@@ -237,7 +323,7 @@ class Session:
         """The client skipped audio. Returns whether it counts."""
         if not self.takes("gap"):
             return False
-        self._append_gap(self.received, self.received + gap.bytes, gap.reason)
+        self.transcript.skip(self.received, gap)
         self.received += gap.bytes
         return True
 
@@ -245,11 +331,7 @@ class Session:
         """Asks for `finalized` once everything received so far is settled. Returns whether it counts."""
         if not self.takes("finalize"):
             return False
-        if len(self._finalize_marks) >= MAX_PENDING_FINALIZES:
-            raise SessionError(
-                "rate_limited", f"{MAX_PENDING_FINALIZES} `finalize` wait for their answer, which is the limit"
-            )
-        self._finalize_marks.append((self.received, message))
+        self.transcript.mark(self.received, message)
         return True
 
     def stop(self) -> bool:
@@ -263,16 +345,12 @@ class Session:
 
     def receive(self, event: Event) -> None:
         if isinstance(event, LegEnded):
-            self.legs += 1
-            self.billed_ms += event.billed_ms
-            self.replayed_ms += event.replayed_ms
+            self.transcript.bill(event)
         if self.ended:
             return  # nothing may follow `error`, or `stopped`
         match event:
-            case Result():
-                self._receive_result(event)
-            case Settled(offset):
-                self._settle(offset)
+            case Result() | Settled() | Losing() | Lost():
+                self.transcript.hear(event)
             case SpeechActivity(active, at_ms):
                 if self.config.enable_voice_activity_events:
                     self.link.say(SpeechStarted(at_ms) if active else SpeechEnded(at_ms))
@@ -280,73 +358,13 @@ class Session:
                 self.link.say(Throttle("on" if active else "off", queued_ms))
             case Retrying(reason, in_ms):
                 self.link.say(WarningMessage("upstream_retrying", reason, in_ms))
-            case Lost(start, end):
-                self._append_gap(start, end, "upstream")
             case Finished():
-                self._end()
+                self.phase = Phase.ENDED
+                self.transcript.stop(self.received, self.resumes)
             case ActivityTimeout():
                 self.close()
             case Failed(error):
                 self.fail(error)
-
-    def _receive_result(self, result: Result) -> None:
-        if result.is_final:
-            self._interims.pop(result.channel, None)
-            if result.text:
-                self.finals += 1
-                self.history.append(lambda event: self._final(event, result))
-        elif self.config.interim_results:
-            self._interims[result.channel] = Interim(
-                text=result.text,
-                start_ms=result.start_ms,
-                end_ms=result.end_ms,
-                stability=result.stability,
-                language_code=result.language_code,
-                channel=result.channel,
-            )
-
-    def _final(self, event: int, result: Result) -> Final:
-        wanted = self.config
-        return Final(
-            event=event,
-            text=result.text,
-            start_ms=result.start_ms,
-            end_ms=result.end_ms,
-            confidence=result.alternatives[0].confidence if result.alternatives else 0.0,
-            language_code=result.language_code,
-            channel=result.channel,
-            alternatives=list(result.alternatives) if wanted.max_alternatives > 1 else UNSET,
-            words=list(result.words) if result.words else UNSET,
-        )
-
-    def _settle(self, offset: int) -> None:
-        if offset > self.settled:
-            self.settled = offset
-            self.link.ack_due = True
-        while self._finalize_marks and self._finalize_marks[0][0] <= self.settled:
-            self._append_finalized(*self._finalize_marks.popleft())
-
-    def _append_gap(self, start: int, end: int, reason: str) -> None:
-        self.gaps[reason] += end - start
-        self.history.append(lambda event: GapEvent(event, self.format.ms(start), self.format.ms(end), reason))
-
-    def _append_finalized(self, offset: int, message: Finalize) -> None:
-        self.history.append(lambda event: Finalized(event, message.id, self.format.ms(offset)))
-
-    def _end(self) -> None:
-        self.phase = Phase.ENDED
-        self._interims.clear()  # nothing may follow `stopped`
-        self.history.append(
-            lambda event: Stopped(
-                event=event,
-                audio_ms=self.format.ms(self.received - self.gap_bytes),
-                billed_ms=self.billed_ms,
-                finals=self.finals,
-                gap_ms=self.format.ms(self.gap_bytes),
-                upstream_streams=self.legs,
-                resumes=self.resumes,
-            )
-        )
 
     # What time says ---------------------------------------------------------------------------
 
@@ -370,13 +388,13 @@ class Session:
         """Not after `stop`, not while it is away, and not while it has used up its window, give or take a frame: then
         it waits for us."""
         listens = self.phase is Phase.LISTENING and self.link.attached
-        return listens and self.received - self.settled + MAX_FRAME_BYTES < self._window_bytes
+        return listens and self.received - self.transcript.settled + MAX_FRAME_BYTES < self._window_bytes
 
     def _is_not_idle(self, now: float) -> None:
         self._heard_at = now
         self._warned.discard("idle")
 
-    def over(self, now: float) -> bool:
+    def is_too_old(self, now: float) -> bool:
         """Whether the session has reached its longest time and should be closed."""
         return self.phase is Phase.LISTENING and now - self._opened_at >= self._timers.max_session
 
@@ -397,26 +415,32 @@ class Session:
 
     # What is due ------------------------------------------------------------------------------
 
+    @property
+    def all_is_due(self) -> bool:
+        """It has ended, and what is due now is the last of it."""
+        return self.ended and (self.is_written or not self.is_promised or self.is_fenced)
+
     def due(self) -> list[str]:
-        """Everything that the link should be sent now, in order: replies, events, newest interims, ack, error."""
+        """Everything that the link should be sent now, in order: replies, events, newest interims, ack, error. Of what
+        is durable, as much as the store has."""
         link = self.link
         messages = link.replies
         link.replies = []
-        messages += self.history.after(link.cursor)
-        link.cursor = self.history.last
-        if not self._keeps_history:
-            self.history.forget(link.cursor)
-        messages += [serialize(interim) for interim in self._interims.values()]
-        self._interims.clear()
-        if link.ack_due and self.phase is not Phase.ENDED and (self.received, self.settled) != link.acked:
-            link.acked = (self.received, self.settled)
-            messages.append(serialize(Ack(self.received, self.settled, self._window_bytes)))
-        link.ack_due = False
-        if self.error:
+        if not self.is_fenced:
+            messages += self._news(link)
+        if self.error and self.all_is_due:
             messages.append(serialize(error_message(self.error, self.id)))
         return messages
 
-
-def unknown(session_id: str) -> SessionError:
-    """The same whether there is no such session or its token is another one: nobody can find out by trying."""
-    return SessionError("session_unknown", f"session {session_id[:64]!r} is not known here, or not with this token")
+    def _news(self, link: Link) -> list[str]:
+        last, settled = self._ledger.may_be_told(self.transcript)
+        messages = self.transcript.history.after(link.cursor, last)
+        link.cursor = max(link.cursor, last)
+        if last == self.transcript.history.last:  # no interim comes before the final before it
+            messages += [serialize(interim) for interim in self.transcript.take_interims()]
+        ack = (self.received, settled)
+        if self.phase is not Phase.ENDED and (settled > link.acked[1] or (link.ack_due and ack != link.acked)):
+            link.acked = ack
+            messages.append(serialize(Ack(*ack, self._window_bytes)))
+        link.ack_due = False
+        return messages

@@ -85,6 +85,7 @@ class Legs:
         self.deaf = False
         """The upstream hears no more: audio is dropped."""
         self._finished_at: float | None = None
+        """No more audio comes; of what came the upstream has said nothing since."""
         self._running = False
         """A leg has said something: the session is no new one any more."""
         self._hold = True
@@ -443,6 +444,8 @@ class Legs:
     def _heard(self, leg: Leg, response: Any) -> None:
         self._retry.works()
         self._running = True
+        if self._finished_at is not None:
+            self._finished_at = self._clock()
         if leg in self._retired:
             leg.reader.read_bill(response)
         elif leg.stretch is not self._handover.head or leg is self._parked:

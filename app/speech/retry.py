@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 
 from app.core.breaker import Backoff, Breaker, BreakerState
-from app.core.recognition import Event, Lost, Retrying
+from app.core.recognition import Event, Losing, Lost, Retrying
 from app.speech.errors import Code, Ending, Verdict
 
 BACKOFF_BASE, BACKOFF_CAP = 0.25, 10.0
@@ -73,6 +73,7 @@ class Retry:
         """Bytes that nobody will hear: told as one gap, once it is known how much it was."""
         if lost:
             self._lost = (self._lost[0] if self._lost else lost[0], lost[1])
+            self._listen(Losing(*self._lost))
 
     def say_lost(self) -> None:
         if self._lost:

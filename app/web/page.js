@@ -203,11 +203,19 @@ function clock(ms) {
 
 // Status and level ----------------------------------------------------------------------------------
 
-const GO_LABELS = { preparing: "Cancel", connecting: "Cancel", listening: "Stop", finishing: "Don't wait" };
+const GO_LABELS = {
+  preparing: "Cancel",
+  connecting: "Cancel",
+  listening: "Stop",
+  reconnecting: "Stop",
+  finishing: "Don't wait",
+};
 
-const STATUS = { connecting: "Connecting", listening: "Listening", finishing: "Finishing: waiting for the last words" };
+/** By the client's state: the page's, and how it is told. */
+const SHOWN = { connecting: "connecting", live: "listening", reconnecting: "reconnecting" };
+const STATUS = { connecting: "Connecting", live: "Listening", reconnecting: "Reconnecting" };
 
-/** `state`: loading, ready, preparing, connecting, listening, finishing, done or error. */
+/** `state`: loading, ready, preparing, connecting, listening, reconnecting, finishing, done or error. */
 function show(state, text, code = "") {
   const running = state in GO_LABELS;
   document.body.dataset.state = state;
@@ -246,13 +254,16 @@ function showLevel(level) {
 class Run {
   #sound;
   #client;
+  #kind;
   #samples = 0;
   #over = false;
   #stopping = false;
-  #finals = 0;
+  #held = false;
   #gateway = ""; // what it says of itself, while it is behind
+  #trouble = ""; // with the connection
 
   constructor(kind) {
+    this.#kind = kind;
     this.#sound = new Sound(kind);
   }
 
@@ -280,6 +291,11 @@ class Run {
     else this.#finish();
   }
 
+  /** The page is left: the gateway need not wait for anybody. */
+  leave() {
+    this.#client?.close();
+  }
+
   async #finish() {
     if (this.#over || this.#stopping) return;
     this.#stopping = true;
@@ -296,23 +312,20 @@ class Run {
         language_codes: [language],
         client: { name: "captions page" },
       },
+      overflow: this.#kind === "microphone" ? "gap" : "wait",
       on: {
-        state: () => this.#tell(),
+        state: (state, detail) => this.#enter(state, detail),
         interim: (message) => captions.interim(message),
-        final: (message) => {
-          this.#finals += 1;
-          captions.final(message);
-        },
+        final: (message) => captions.final(message),
         gap: (message) => captions.gap(message),
         held: (held) => {
+          this.#held = held;
           this.#sound.held = held;
-          this.#tell(held ? "waiting, the gateway is behind" : "");
+          this.#tell();
         },
         throttle: ({ state, queued_ms }) =>
           this.#tell(state === "on" ? `the gateway is ${(queued_ms / 1000).toFixed(1)} s behind` : ""),
         warning: ({ message }) => this.#tell(message),
-        go_away: ({ time_left_ms }) => this.#tell(`the gateway goes away in ${Math.round(time_left_ms / 1000)} s`),
-        ended: (outcome) => this.#ended(outcome),
       },
     });
   }
@@ -324,21 +337,36 @@ class Run {
     showLevel(level);
   }
 
-  #tell(gateway = this.#gateway) {
-    this.#gateway = gateway;
-    let state = this.#client?.state ?? "connecting";
-    if (this.#stopping && state === "listening") state = "finishing"; // the rest of the audio still waits for credit
-    if (state in STATUS) show(state, STATUS[state] + (gateway && `: ${gateway}`));
+  #enter(state, detail) {
+    if (state === "failed") return this.#end("error", detail.message, detail.code);
+    if (state === "stopped") return this.#ended(detail);
+    this.#trouble = state === "reconnecting" ? trouble(detail) : "";
+    return this.#tell(""); // what the gateway said of itself was on the connection before
   }
 
-  #ended({ stopped, error }) {
-    if (error) return this.#end("error", error.message, error.code);
+  #tell(gateway = this.#gateway) {
+    if (this.#over) return;
+    this.#gateway = gateway;
+    const state = this.#client?.state ?? "connecting";
+    const kept = state === "reconnecting" && this.#kind === "microphone" && !this.#held;
+    const more = [this.#trouble, this.#waits, gateway].filter(Boolean).join(", ");
+    if (this.#stopping) show("finishing", `${state === "live" ? "Finishing" : "Reconnecting"}: waiting for the last words`);
+    else show(SHOWN[state], (kept ? "Recording, reconnecting" : STATUS[state]) + (more && `: ${more}`));
+  }
+
+  get #waits() {
+    if (!this.#held) return "";
+    return this.#kind === "microphone" ? "no room for more, this is skipped" : "waiting, the gateway is behind";
+  }
+
+  /** `stopped` as the gateway's, or null. */
+  #ended(stopped) {
     captions.settle();
     if (!stopped) return this.#end("done", "Closed without waiting for the last words");
-    const { audio_ms, gap_ms } = stopped;
-    const count = `${this.#finals || "no"} caption${this.#finals === 1 ? "" : "s"}`;
+    const { audio_ms, gap_ms, finals } = stopped;
+    const count = `${finals || "no"} caption${finals === 1 ? "" : "s"}`;
     const missing = gap_ms ? `, ${(gap_ms / 1000).toFixed(1)} s missing` : "";
-    this.#end("done", `Closed: ${count} from ${(audio_ms / 1000).toFixed(1)} s of audio${missing}`);
+    return this.#end("done", `Closed: ${count} from ${(audio_ms / 1000).toFixed(1)} s of audio${missing}`);
   }
 
   #end(state, text, code) {
@@ -349,6 +377,12 @@ class Run {
     show(state, text, code);
     for (const _ of ui.level.children) showLevel(0);
   }
+}
+
+/** Of a client's state "reconnecting". */
+function trouble({ attempt, in_ms }) {
+  const wait = in_ms < 1000 ? "" : ` in ${Math.ceil(in_ms / 1000)} s`;
+  return `try ${attempt}${wait}`;
 }
 
 function whyNoSound(error, kind) {
@@ -397,6 +431,7 @@ function listen() {
     ui.sound.ariaPressed = String(ui.sound.ariaPressed !== "true");
     if (run) run.audible = ui.sound.ariaPressed === "true";
   });
+  window.addEventListener("pagehide", () => run?.leave());
   document.addEventListener("dragover", (event) => event.preventDefault());
   document.addEventListener("drop", (event) => {
     event.preventDefault();
