@@ -10,7 +10,7 @@ import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from socket import SO_LINGER, SOL_SOCKET
-from typing import Literal
+from typing import Any, Literal
 
 HEAD_SECONDS = 10.0
 """For a request, and for a gateway's answer to it."""
@@ -81,6 +81,11 @@ class Connection:
             with suppress(TimeoutError):
                 async with asyncio.timeout(DELIVER_SECONDS):
                     await self._answered.wait()
+
+    def stop_reading(self) -> None:
+        """What the client writes goes nowhere, until nothing more fits in between."""
+        transport: Any = self._client[1].transport
+        transport.pause_reading()
 
     async def carry(self, back: Streams, answer: bytes) -> None:
         """Both ways, until both sides are gone. `answer`: the gateway's, to the request."""
@@ -172,6 +177,11 @@ class Flaky:
         """The connections that are there carry nothing any more, and nobody is told."""
         for connection in self._open:
             connection.silent = True
+
+    def stop_reading(self) -> None:
+        """Nothing is taken from clients any more, and nobody is told."""
+        for connection in self._open:
+            connection.stop_reading()
 
     def cut_within(self, way: Way, part: float) -> None:
         """Such a part of the next piece comes through, and nothing after it."""

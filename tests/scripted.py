@@ -68,6 +68,37 @@ class Peer:
         known = {"session_id": "s1", "resume_token": "r1", "resume_window_ms": 0, "config": config or {}}
         await self.say("started", **known, limits=limits)
 
+    async def accept(self, session_id: str = "s1", resume_token: str = "r1") -> dict[str, Any]:
+        """As `begin`; the session can be resumed."""
+        start = await self.hear()
+        assert isinstance(start, dict)
+        assert start["type"] == "start", start
+        limits = {"max_frame_bytes": 65_536, "window_bytes": 1_000_000, "idle_timeout_ms": 60_000}
+        config = {name: value for name, value in start.items() if name not in {"type", "client"}}
+        ids = {"session_id": session_id, "resume_token": resume_token, "resume_window_ms": 60_000}
+        await self.say("started", **ids, config=config, limits=limits | {"max_session_ms": 3_600_000})
+        return start
+
+    async def resume(self) -> dict[str, Any]:
+        """Hear `resume`."""
+        resume = await self.hear()
+        assert isinstance(resume, dict)
+        assert resume["type"] == "resume", resume
+        return resume
+
+    async def resumed(self, offset: int, resume_token: str = "r2", replayed: int = 0) -> None:
+        await self.say("resumed", offset=offset, resume_token=resume_token, replayed=replayed)
+
+    async def cut(self) -> None:
+        """The connection breaks; what was said before has arrived."""
+        await (await self.socket.ping())
+        self.socket.transport.abort()
+
+    async def fail(self, close_code: int, code: str, message: str = "m", **more: Any) -> None:
+        """`error`, then the close."""
+        await self.say("error", code=code, message=message, **({"retryable": False} | more))
+        await self.socket.close(close_code)
+
     async def ack(self, final: int, window: int = 1_000_000) -> None:
         await self.say("ack", received=len(self.audio), final=final, window=window)
 
@@ -97,9 +128,20 @@ class Peer:
 Script = Callable[[Peer], Awaitable[None]]
 
 
+def in_turn(*scripts: Script) -> Script:
+    """One script for each connection."""
+    left = list(scripts)
+
+    async def script(peer: Peer) -> None:
+        assert left, "one connection too many"
+        await left.pop(0)(peer)
+
+    return script
+
+
 @asynccontextmanager
 async def scripted(script: Script) -> AsyncIterator[str]:
-    """Yields the URL. What fails in the script fails the test."""
+    """Yields the URL. What fails in the script fails the test: a client that comes back is then refused for good."""
     failures: list[BaseException] = []
 
     async def session(socket: ServerConnection) -> None:
@@ -108,10 +150,16 @@ async def scripted(script: Script) -> AsyncIterator[str]:
         except Exception as exc:
             failures.append(exc)
 
-    async with serve(session, "127.0.0.1", 0, subprotocols=[Subprotocol("stt.v1")], compression=None) as server:
-        yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws/transcribe"
-    if failures:
-        raise failures[0]
+    def refuse(socket: ServerConnection, _: Request) -> Response | None:
+        return socket.respond(HTTPStatus.FORBIDDEN, "the script has failed") if failures else None
+
+    options: dict[str, Any] = {"subprotocols": [Subprotocol("stt.v1")], "compression": None}
+    try:
+        async with serve(session, "127.0.0.1", 0, process_request=refuse, **options) as server:
+            yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/ws/transcribe"
+    finally:
+        if failures:
+            raise failures[0]
 
 
 @asynccontextmanager

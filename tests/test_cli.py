@@ -16,7 +16,7 @@ from app.cli.command import main
 from app.cli.demo import GatewayNotReadyError, own_gateway
 from app.cli.microphone import KEPT_BLOCKS, Recording
 from app.core.protocol import Gap
-from tests.scripted import Peer, refusing, scripted
+from tests.scripted import Peer, in_turn, refusing, scripted
 
 ROOT = Path(__file__).parent.parent
 COMMAND = (sys.executable, "-m", "app.cli")
@@ -233,7 +233,7 @@ async def test_a_warning_stands_beside_the_captions(recording: Path) -> None:
     assert (code, out) == (0, "Hello.\n")
     assert err.splitlines() == [
         "the gateway warns: upstream_retrying: the recognizer is away",
-        "the gateway ends this session in 20 s: drain",
+        "the gateway goes away in 20 s (drain): moving on",
     ]
 
 
@@ -371,16 +371,82 @@ async def test_an_error_in_the_middle_keeps_the_captions_before_it(recording: Pa
     )
 
 
-async def test_a_broken_connection_is_one_line(recording: Path) -> None:
+async def test_a_connection_that_stays_broken_is_one_line(recording: Path) -> None:
     async def script(peer: Peer) -> None:
         await peer.begin()
-        peer.socket.transport.abort()
+        await peer.cut()
 
     async with scripted(script) as url:
-        code, _, err = await transcribe(recording, "--url", url)
+        code, _, err = await transcribe(recording, "--url", url, "--give-up", 0)
     assert code == 1
     assert err.startswith("transcribe: the connection broke without a closing frame")
     assert err.count("\n") == 1
+
+
+async def test_a_connection_that_breaks_is_told_and_the_captions_go_on(recording: Path) -> None:
+    async def first(peer: Peer) -> None:
+        await peer.accept()
+        await peer.final(1, "Hello there.", 0, 500)
+        await peer.cut()
+
+    async def refuses(peer: Peer) -> None:
+        await peer.resume()
+        await peer.fail(4404, "session_unknown")
+
+    async def anew(peer: Peer) -> None:
+        await peer.accept("s2")
+        await peer.hear_until("stop")
+        await peer.final(1, "Good bye.", 0, 500)
+        await peer.stopped(2)
+
+    async with scripted(in_turn(first, refuses, anew)) as url:
+        code, out, err = await transcribe(recording, "--url", url, "--fast", "--json")
+    assert code == 0
+    finals = [json.loads(line) for line in out.splitlines()][:2]
+    assert [(final["event"], final["text"], final["start_ms"]) for final in finals] == [
+        (1, "Hello there.", 0),
+        (2, "Good bye.", 500),
+    ]
+    assert err.splitlines() == [
+        "reconnecting, audio is kept: the connection broke without a closing frame",
+        "connected again: a new session goes on",
+    ]
+
+
+async def test_who_records_sees_that_there_is_no_connection_and_what_becomes_of_the_audio(tmp_path: Path) -> None:
+    """It is kept while there is room, and lost after that; the microphone never gives up."""
+    (tmp_path / "sounddevice.py").write_text(DEVICE.replace("range(3)", "range(9)"))
+    master, slave = pty.openpty()
+    watcher = Watcher()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: watcher, os.fdopen(master, "rb", 0))
+
+    async def first(peer: Peer) -> None:
+        await peer.begin(window=9600)
+        await peer.cut()
+
+    async def is_full(peer: Peer) -> None:
+        await peer.hear()
+        await peer.fail(4429, "too_many_sessions", retryable=True, retry_after_ms=1500)
+
+    async def anew(peer: Peer) -> None:
+        await watcher.shows("reconnecting: no room, audio is lost")
+        await peer.begin()
+        await peer.hear_until("gap")
+        assert len(peer.audio) == 9600
+        await peer.interim("connected")
+        await watcher.shows("connected")
+        process.send_signal(signal.SIGINT)
+        await peer.hear_until("stop")
+        await peer.stopped(1)
+
+    async with scripted(in_turn(first, is_full, anew)) as url:
+        environment = {**os.environ, "TERM": "xterm", "PYTHONPATH": f"{tmp_path}:{ROOT}", "COLUMNS": "100"}
+        process = await asyncio.create_subprocess_exec(
+            *COMMAND, "--mic", "--url", url, cwd=ROOT, stdout=slave, env=environment
+        )
+        os.close(slave)
+        await watcher.shows("reconnecting, audio is kept: the connection broke")
+        assert await process.wait() == 0
 
 
 # Ctrl-C -----------------------------------------------------------------------------------------

@@ -3,14 +3,27 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from socket import SO_SNDBUF, SOL_SOCKET
+from typing import Any
 
 import pytest
 
-from app.client import Audio, ConnectionLostError, GatewayError, Message, SessionConfig, Transcriber
-from app.client import session as client_session
+from app.client import (
+    Audio,
+    ConnectionLostError,
+    GatewayError,
+    Message,
+    Reconnecting,
+    SessionConfig,
+    Transcriber,
+)
+from app.client import connect as client_connect
+from app.client import keeper as client_keeper
+from app.client import link as client_link
 from app.core.protocol import Final, Finalized, GapEvent, Stopped
 from tests.flaky import Flaky, flaky
 from tests.gateway import Gateway, run_gateway
+from tests.scripted import Peer, in_turn, scripted
 from tests.test_seams import names_samples, numbers, sound, until
 from tests.upstream import ScriptedUpstream
 
@@ -112,22 +125,125 @@ async def test_another_network_is_used_before_the_old_one_is_given_up(network: F
     assert transcriber.resumes == 1
 
 
-async def test_a_session_that_is_gone_fails_with_what_broke_it(upstream: ScriptedUpstream) -> None:
+async def test_a_session_that_has_waited_too_long_is_followed_by_a_new_one(upstream: ScriptedUpstream) -> None:
+    upstream.script = names_samples()
+    audio = sound(64_000)
     async with run_gateway(upstream=f"grpc://{upstream.address}", resume_window_seconds=0.6) as gateway:
         async with flaky(gateway.port) as network, Transcriber(through(network), CONFIG) as transcriber:
-            await transcriber.send(bytes(3200))
-            await until(lambda: transcriber.received == 3200)
+            hearing = asyncio.create_task(everything(transcriber))
+            await transcriber.send(audio[:32_000])
+            await until(lambda: transcriber.received == 32_000)
             network.refuses = True
             network.cut()
             await gateway.until_no_session()
             network.refuses = False
-            with pytest.raises(ConnectionLostError):
-                await everything(transcriber)
+            await transcriber.send(audio[32_000:])
+            await transcriber.stop()
+            messages = await hearing
+    assert samples(messages) == list(range(32_000))
+    assert transcriber.sessions == 2
+
+
+# A network that carries nothing, and tells nobody -----------------------------------------------
+
+
+async def test_a_connection_on_which_audio_has_no_answer_is_dead(
+    network: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_link, "SILENT_SECONDS", 0.5)
+    audio = sound(64_000)
+    async with Transcriber(through(network), CONFIG) as transcriber:
+        hearing = asyncio.create_task(everything(transcriber))
+        await transcriber.send(audio[:32_000])
+        await until(lambda: transcriber.received == 32_000)
+        network.go_silent()
+        await transcriber.send(audio[32_000:])
+        await transcriber.stop()
+        messages = await hearing
+    assert samples(messages) == list(range(32_000))
+    assert Reconnecting("nothing came from the gateway for 0.5 s") in messages
+    assert transcriber.resumes == 1
+
+
+async def test_a_connection_that_is_silent_without_audio_is_dead_too(
+    network: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its pings have no answer."""
+    monkeypatch.setattr(client_link, "SILENT_SECONDS", 0.5)
+    monkeypatch.setattr(client_connect, "PING_SECONDS", 0.1)
+    async with Transcriber(through(network), CONFIG) as transcriber:
+        hearing = asyncio.create_task(everything(transcriber))
+        await until(lambda: network.connections == 1)
+        network.go_silent()
+        await until(lambda: transcriber.resumes == 1)
+        await transcriber.stop()
+        await hearing
+
+
+async def test_a_network_that_swallows_new_connections_too_is_tried_until_it_carries(
+    network: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_link, "SILENT_SECONDS", 0.3)
+    monkeypatch.setattr(client_connect, "OPEN_SECONDS", 0.3)
+    monkeypatch.setattr(client_keeper, "RETRY_CAP", 0.05)
+    audio = sound(64_000)
+    async with Transcriber(through(network), CONFIG) as transcriber:
+        hearing = asyncio.create_task(everything(transcriber))
+        network.dark = True
+        network.go_silent()
+        await transcriber.send(audio)
+        await until(lambda: network.connections >= 3)
+        network.dark = False
+        await transcriber.stop()
+        assert samples(await hearing) == list(range(32_000))
+
+
+def transport_is_full(socket: client_connect.Socket) -> bool:
+    return socket.transport.get_write_buffer_size() > 32_768
+
+
+async def test_leaving_while_nothing_is_carried_does_not_wait_for_an_answer(
+    network: Flaky, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even where more audio was written than the network takes."""
+    monkeypatch.setattr(client_connect, "CLOSE_SECONDS", 0.1)
+    async with Transcriber(through(network), CONFIG) as transcriber:
+        link = transcriber._keeper._link
+        assert link is not None
+        link.socket.transport.get_extra_info("socket").setsockopt(SOL_SOCKET, SO_SNDBUF, 65_536)
+        network.stop_reading()
+        sending = asyncio.create_task(transcriber.send(bytes(3_800_000)))
+        await until(lambda: transport_is_full(link.socket))
+    with pytest.raises(ConnectionLostError):
+        await sending
+
+
+async def test_a_gateway_that_takes_no_more_is_not_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has said `throttle`: pings are stuck behind the audio, and so it has more time."""
+    monkeypatch.setattr(client_link, "SILENT_SECONDS", 0.2)
+    monkeypatch.setattr(client_connect, "PING_SECONDS", 0.05)
+
+    async def script(peer: Peer) -> None:
+        await peer.accept()
+        await peer.say("throttle", state="on", queued_ms=1000)
+        transport: Any = peer.socket.transport
+        transport.pause_reading()
+        await asyncio.sleep(1)  # far beyond what another gateway would have
+        transport.resume_reading()
+        await peer.hear_until("stop")
+        await peer.stopped(1)
+
+    async with scripted(in_turn(script)) as url, Transcriber(url, CONFIG) as transcriber:
+        await transcriber.send(bytes(3200))
+        await transcriber.stop()
+        messages = await everything(transcriber)
+    assert not any(isinstance(message, Reconnecting) for message in messages)
 
 
 async def test_a_refusal_that_is_for_good_is_not_tried_again(network: Flaky) -> None:
     async with Transcriber(through(network), CONFIG) as transcriber:
-        await transcriber._socket.send('{"type": "nonsense"}')
+        assert transcriber._keeper._link is not None
+        await transcriber._keeper._link.socket.send('{"type": "nonsense"}')
         with pytest.raises(GatewayError):
             await everything(transcriber)
     assert network.connections == 1
@@ -135,14 +251,14 @@ async def test_a_refusal_that_is_for_good_is_not_tried_again(network: Flaky) -> 
 
 async def test_a_microphone_that_has_no_credit_skips_in_sight(network: Flaky, monkeypatch: pytest.MonkeyPatch) -> None:
     """What cannot be kept becomes a gap with a reason; the rest is heard."""
-    monkeypatch.setattr(client_session, "RETRY_CAP", 0.1)
+    monkeypatch.setattr(client_keeper, "RETRY_CAP", 0.1)
     audio = sound(64_000)
     async with Transcriber(through(network), CONFIG, overflow="gap") as transcriber:
         hearing = asyncio.create_task(everything(transcriber))
         network.refuses = True
         network.cut()
         await until(lambda: network.connections > 2)
-        transcriber._window = 32_000
+        transcriber._timeline.window = 32_000
         await transcriber.send(audio[:32_000])
         await transcriber.send(audio[32_000:48_000])
         network.refuses = False

@@ -10,6 +10,7 @@ import signal
 import sys
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -170,7 +171,8 @@ async def _from_microphone(options: argparse.Namespace) -> int:
             recording = stack.enter_context(open_microphone())
         except MicrophoneError as error:
             raise CommandError(str(error), WRONG) from error
-        await _checked(run(_session(options, AUDIO), recording.pieces(), _screens(options, None)))
+        session = replace(_session(options, AUDIO), overflow="gap", give_up_seconds=None)
+        await _checked(run(session, recording.pieces(), _screens(options, None)))
         return DONE  # Ctrl-C is how a recording ends
 
 
@@ -216,6 +218,7 @@ def _session(options: argparse.Namespace, audio: "Audio") -> "Session":
         token=options.token,
         framing="base64" if options.base64 else "binary",
         frame_ms=options.frame_ms,
+        give_up_seconds=options.give_up,
     )
 
 
@@ -278,6 +281,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="milliseconds of audio in a frame (default %(default)s)",
     )
+    add(
+        "--give-up",
+        type=_seconds,
+        default=60.0,
+        metavar="SECONDS",
+        help="without a connection for so long a file has failed (default %(default)g; a microphone never has)",
+    )
     add("--base64", action="store_true", help="send audio as JSON text frames, not binary")
     return parser
 
@@ -291,6 +301,12 @@ def _frame_ms(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= 10_000:
         raise argparse.ArgumentTypeError(f"{text!r} is not from 1 to 10000")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"\d+(\.\d+)?", text, re.ASCII):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return float(text)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from app.cli.screen import Screen
-from app.client import SessionConfig, Transcriber
+from app.client import Reconnected, Reconnecting, SessionConfig, Transcriber
 from app.core.audio import AudioFormat
 from app.core.protocol import Gap, GoAway, WarningMessage
 
@@ -26,6 +26,8 @@ class Session:
     token: str | None = None
     framing: Literal["binary", "base64"] = "binary"
     frame_ms: int = 100
+    overflow: Literal["wait", "gap"] = "wait"
+    give_up_seconds: float | None = None
 
 
 async def in_real_time(chunks: Iterator[bytes], bytes_per_second: int) -> AsyncGenerator[bytes, None]:
@@ -50,7 +52,13 @@ async def run(session: Session, source: AsyncGenerator[bytes | Gap, None], scree
     Raises TranscriberError; TimeoutError if the last captions do not come after a Ctrl-C; OSError from a screen.
     """
     transcriber = Transcriber(
-        session.url, session.config, token=session.token, framing=session.framing, frame_ms=session.frame_ms
+        session.url,
+        session.config,
+        token=session.token,
+        framing=session.framing,
+        frame_ms=session.frame_ms,
+        overflow=session.overflow,
+        give_up_seconds=session.give_up_seconds,
     )
     async with transcriber:
         with ExitStack() as stack:
@@ -80,18 +88,25 @@ async def _feed(transcriber: Transcriber, source: AsyncGenerator[bytes | Gap, No
                 else:
                     await transcriber.send(piece)
                 for screen in screens:
-                    screen.progress(form.ms(transcriber.sent))
+                    screen.progress(form.ms(transcriber.sent), room=transcriber.room > 0)
     finally:
         await transcriber.stop()
 
 
 async def _show(transcriber: Transcriber, screens: Sequence[Screen]) -> None:
+    lost = False
     async for message in transcriber.messages():
         match message:
             case WarningMessage():
                 note(f"the gateway warns: {message.code}: {message.message}")
             case GoAway():
-                note(f"the gateway ends this session in {message.time_left_ms / 1000:.0f} s: {message.reason}")
+                note(f"the gateway goes away in {message.time_left_ms / 1000:.0f} s ({message.reason}): moving on")
+            case Reconnecting() if not lost:  # that it does not work yet is no news
+                lost = True
+                note(f"reconnecting, audio is kept: {message.reason}")
+            case Reconnected():
+                lost = False
+                note("connected again" if message.resumed else "connected again: a new session goes on")
         for screen in screens:
             screen.show(message)
 

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TextIO
 
 from app.captions import Captions, Format
-from app.client import Message
+from app.client import Message, Reconnected, Reconnecting
 from app.core.protocol import Durable, Final, GapEvent, Interim, Throttle
 
 if TYPE_CHECKING:
@@ -31,7 +31,8 @@ class Screen(Protocol):
 
     def show(self, message: Message) -> None: ...
 
-    def progress(self, sent_ms: int) -> None: ...
+    def progress(self, sent_ms: int, *, room: bool) -> None:
+        """`room`: more audio is taken, or kept."""
 
 
 class Plain:
@@ -58,7 +59,7 @@ class Plain:
         if isinstance(message, Durable):
             self._write(self._captions.add(message))
 
-    def progress(self, sent_ms: int) -> None:
+    def progress(self, sent_ms: int, *, room: bool) -> None:
         """A file is no place for it."""
 
     def _write(self, text: str) -> None:
@@ -84,6 +85,8 @@ class Terminal:
         self._done_ms = 0
         self._interim = ""
         self._queued_ms = 0
+        self._lost = False
+        self._room = True
         self._drawn = 0.0
         self._console = Console(highlight=False)
         self._live = Live(console=self._console, auto_refresh=False, transient=True, get_renderable=self._render)
@@ -106,15 +109,19 @@ class Terminal:
                 self._interim = ""
             case Throttle() if not self._fast:
                 self._queued_ms = message.queued_ms if message.state == "on" else 0
+            case Reconnecting() | Reconnected():
+                self._lost = isinstance(message, Reconnecting)
+                self._queued_ms = 0
         if self._fast and isinstance(message, Interim | Final | GapEvent):
             self._done_ms = message.end_ms
         if isinstance(message, Durable):
             self._print(self._captions.add(message), style="yellow" if isinstance(message, GapEvent) else None)
         self._live.refresh()
 
-    def progress(self, sent_ms: int) -> None:
+    def progress(self, sent_ms: int, *, room: bool) -> None:
         if not self._fast:
             self._done_ms = sent_ms
+        self._room = room
         if time.monotonic() - self._drawn >= DRAW_SECONDS:
             self._drawn = time.monotonic()
             self._live.refresh()
@@ -133,13 +140,18 @@ class Terminal:
         clock = Text(_clock(self._done_ms), style="cyan")
         if self._total_ms:
             clock.append(f" / {_clock(self._total_ms)}", style="dim")
-            line.add_row(ProgressBar(self._total_ms, self._done_ms, width=30), clock, self._behind())
+            line.add_row(ProgressBar(self._total_ms, self._done_ms, width=30), clock, self._state())
         else:
-            line.add_row(Text("●", style="red"), clock, Text("Ctrl-C stops", style="dim"), self._behind())
+            line.add_row(Text("●", style="red"), clock, Text("Ctrl-C stops", style="dim"), self._state())
         interim = [Text(self._interim, style="italic dim")] if self._interim else []
         return Group(*interim, line)
 
-    def _behind(self) -> str:
+    def _state(self) -> str:
+        """Of the connection, and of the audio meanwhile: a file waits, a microphone does not."""
+        if self._lost and self._room:
+            return "reconnecting: audio is kept"
+        if self._lost:
+            return "reconnecting: the rest waits" if self._total_ms else "reconnecting: no room, audio is lost"
         return f"the gateway is {self._queued_ms / 1000:.1f} s behind" if self._queued_ms else ""
 
 

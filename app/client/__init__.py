@@ -8,8 +8,9 @@ async with Transcriber("ws://127.0.0.1:8000/ws/transcribe", config) as transcrib
         print(message)
 """
 
-from app.client.link import ConnectionLostError, GatewayError, TranscriberError, UnreachableError
-from app.client.session import Message, Transcriber
+from app.client.errors import ConnectionLostError, GatewayError, TranscriberError, UnreachableError
+from app.client.messages import Message, Reconnected, Reconnecting
+from app.client.session import Transcriber
 from app.core.protocol import Audio, SessionConfig
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "ConnectionLostError",
     "GatewayError",
     "Message",
+    "Reconnected",
+    "Reconnecting",
     "SessionConfig",
     "Transcriber",
     "TranscriberError",

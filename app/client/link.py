@@ -1,108 +1,108 @@
-"""The client's side of a socket: how it is opened, and what a refusal or a loss is called.
+"""One socket at work: a reader, a writer, and a watch that notices when the other side is silent."""
 
-A gateway refuses twice over: before the upgrade with an HTTP status and a JSON body, after it with an `error` message.
-Both become the same GatewayError.
-"""
-
-from urllib.parse import urlsplit
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
-from msgspec import UNSET
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidProxy, InvalidStatus, InvalidURI
-from websockets.http11 import Response
-from websockets.typing import Subprotocol
+from websockets.exceptions import ConnectionClosed
 
-from app.core.protocol import SUBPROTOCOL, Error
+from app.client.connect import Socket, as_failure
+from app.client.errors import ConnectionLostError
+from app.client.outbox import Item, Outbox
+from app.core.protocol import AudioMessage, Keepalive, ServerMessage, parse_server, serialize
 
-Socket = ClientConnection
-
-OPEN_SECONDS = 10.0
-CLOSE_SECONDS = 2.0
-
-
-class TranscriberError(Exception):
-    """A session could not be opened, or has ended before its `stopped`."""
+SILENT_SECONDS = 10.0
+"""Something was sent, and not a byte has come back: nobody is there. Acks come every second, pongs within five."""
+THROTTLED_SECONDS = 30.0
+"""The same while the gateway takes no more: a ping waits behind the audio. It pings itself, every 10 to 20 s."""
+LOOK_AGAIN_SECONDS = 0.05
+"""After a stall of ours a timer comes before what the gateway said in time: it is read within this."""
 
 
-class UnreachableError(TranscriberError):
-    """Nobody who speaks WebSocket answered at this address."""
+class Link:
+    def __init__(
+        self,
+        socket: Socket,
+        outbox: Outbox,
+        hear: Callable[[ServerMessage], None],
+        *,
+        news: asyncio.Event,
+        throttled: Callable[[], bool],
+        base64: bool,
+        base: int,
+        frame_bytes: int,
+    ) -> None:
+        """`news` is set after all that was heard or sent. `base`: where the gateway's session begins; `frame_bytes`: it
+        takes no longer frame."""
+        self.socket = socket
+        self.kick = asyncio.Event()
+        """Something is in the outbox."""
+        self._outbox = outbox
+        self._hear = hear
+        self._news = news
+        self._throttled = throttled
+        self._base64 = base64
+        self._base = base
+        self._frame_bytes = frame_bytes
+        self._clock = asyncio.get_running_loop().time
+        self._began = self._clock()
 
+    @property
+    def age(self) -> float:
+        """In seconds."""
+        return self._clock() - self._began
 
-class ConnectionLostError(TranscriberError):
-    """The connection ended without a word about why."""
+    async def run(self) -> None:
+        """Never returns. Raises TranscriberError: why the connection has ended, or must. Then it takes nothing more
+        from the outbox, and hears nothing."""
+        tasks = [asyncio.create_task(work) for work in (self._listen(), self._watch(), self._speak())]
+        try:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+        finally:
+            for task in tasks:
+                task.cancel()
+            ends = await asyncio.gather(*tasks, return_exceptions=True)
+        raise next(end for end in ends if isinstance(end, Exception))
 
+    async def say(self, message: Keepalive) -> None:
+        """Now, or never."""
+        with suppress(ConnectionClosed):
+            await self.socket.send(serialize(message))
 
-class GatewayError(TranscriberError):
-    """The gateway's `error`: in a message, or as the body of a refused upgrade (then with its HTTP `status`)."""
+    async def _listen(self) -> None:
+        """The one reader."""
+        try:
+            while True:
+                self._hear(parse_server(await self.socket.recv()))
+                self._news.set()
+        except (ConnectionClosed, msgspec.DecodeError) as exc:
+            raise as_failure(exc) from exc
 
-    def __init__(self, error: Error, *, status: int | None = None) -> None:
-        super().__init__(f"{error.code}: {error.message}")
-        self.code = error.code
-        self.message = error.message
-        self.param = None if error.param is UNSET else error.param
-        self.retryable = error.retryable
-        self.retry_after_ms = None if error.retry_after_ms is UNSET else error.retry_after_ms
-        self.status = status
+    async def _speak(self) -> None:
+        """The one writer; the reader knows why it ends."""
+        with suppress(ConnectionClosed):
+            while True:
+                while (item := self._outbox.next(self._frame_bytes)) is not None:
+                    await self.socket.send(self._frame(*item))
+                    self._news.set()
+                self._news.set()
+                self.kick.clear()
+                await self.kick.wait()
 
+    def _frame(self, offset: int, item: Item) -> str | bytes:
+        if not isinstance(item, bytes):
+            return serialize(item)
+        return serialize(AudioMessage(content=item, offset=offset - self._base)) if self._base64 else item
 
-async def open_socket(url: str, token: str | None) -> Socket:
-    """Raises UnreachableError, GatewayError."""
-    parts = urlsplit(url)
-    try:
-        return await connect(
-            url,
-            subprotocols=[Subprotocol(SUBPROTOCOL)],
-            additional_headers={"Authorization": f"Bearer {token}"} if token else None,
-            proxy=None if parts.hostname in {"localhost", "127.0.0.1", "::1"} else True,
-            compression=None,
-            open_timeout=OPEN_SECONDS,
-            close_timeout=CLOSE_SECONDS,
-        )
-    except InvalidStatus as exc:
-        raise GatewayError(_refusal(exc.response), status=exc.response.status_code) from exc
-    except (InvalidURI, InvalidProxy, InvalidHandshake, OSError) as exc:
-        where = parts._replace(query="", fragment="").geturl()  # the query may hold a token
-        raise UnreachableError(f"cannot reach {where}: {_reason(exc)}") from exc
-
-
-def _reason(exc: Exception) -> str:
-    match exc:
-        case InvalidURI():
-            return "this is no address of the form ws://host:port/path"
-        case ConnectionRefusedError():
-            return "connection refused"
-        case TimeoutError():
-            return f"no answer in {OPEN_SECONDS:.0f} s"
-        case OSError():
-            return exc.strerror or str(exc)
-    return f"what answers there speaks no WebSocket ({exc})"
-
-
-class _RefusalBody(msgspec.Struct):
-    error: Error
-
-
-def _refusal(response: Response) -> Error:
-    """The gateway's own words, or, where something in front of it answered, the bare status."""
-    try:
-        return msgspec.json.decode(response.body or b"", type=_RefusalBody).error
-    except msgspec.DecodeError:
-        status = response.status_code
-        after = response.headers.get("Retry-After", "")
-        return Error(
-            code=f"http_{status}",
-            message=f"the server refused the connection with HTTP {status} {response.reason_phrase}".rstrip(),
-            retryable=status == 429 or status >= 500,
-            retry_after_ms=int(after) * 1000 if after.isdecimal() else UNSET,
-        )
-
-
-def lost(exc: ConnectionClosed) -> ConnectionLostError:
-    if exc.rcvd is None:
-        return ConnectionLostError("the connection broke without a closing frame")
-    return ConnectionLostError(f"the gateway closed the connection: {exc.rcvd.code} {exc.rcvd.reason}".rstrip())
-
-
-def not_understood(exc: msgspec.DecodeError) -> TranscriberError:
-    return TranscriberError(f"the gateway said something that {SUBPROTOCOL} does not know: {exc}")
+    async def _watch(self) -> None:
+        """Raises ConnectionLostError once nobody is there."""
+        again = False
+        while True:
+            since = self.socket.waits_since
+            patience = THROTTLED_SECONDS if self._throttled() else SILENT_SECONDS
+            left = patience if since is None else since + patience - self._clock()
+            if left <= 0 and again:
+                raise ConnectionLostError(f"nothing came from the gateway for {patience:g} s")
+            again = left <= 0
+            await asyncio.sleep(LOOK_AGAIN_SECONDS if again else left)

@@ -4,9 +4,12 @@ A position is the cursor: bytes of the session's audio, gaps included. No I/O.
 """
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from app.core.protocol import Finalize, Finalized, Gap, GapReason, Stop
+from app.core.protocol import MAX_FRAME_BYTES, Finalize, Finalized, Gap, GapReason, Stop
+
+Item = bytes | Gap | Finalize | Stop
 
 
 @dataclass(slots=True)
@@ -44,23 +47,29 @@ class Outbox:
     def __init__(self) -> None:
         self.cursor = 0
         """Everything before was put in."""
+        self.stop_sent = False
+        """On this connection."""
         self._items: deque[_Audio | _Gap | _Finalize] = deque()
         self._sent = 0
         """Of the items, how many went out on this connection."""
         self._stop = False
-        self._stop_sent = False
 
     @property
     def is_empty(self) -> bool:
         """Nothing waits to go out on this connection."""
-        return self._sent == len(self._items) and self._stop_sent is self._stop
+        return self._sent == len(self._items) and self.stop_sent is self._stop
 
     def audio(self, content: bytes) -> None:
         self._items.append(_Audio(self.cursor, content))
         self.cursor += len(content)
 
     def gap(self, size: int, reason: GapReason) -> None:
-        self._items.append(_Gap(self.cursor, size, reason))
+        """One that goes on with the one before is one with it, unless that is on its way."""
+        last = self._items[-1] if self._sent < len(self._items) else None
+        if isinstance(last, _Gap) and last.reason == reason:
+            last.size += size
+        else:
+            self._items.append(_Gap(self.cursor, size, reason))
         self.cursor += size
 
     def finalize(self, message: Finalize) -> None:
@@ -69,14 +78,17 @@ class Outbox:
     def stop(self) -> None:
         self._stop = True
 
-    def next(self) -> tuple[int, bytes | Gap | Finalize | Stop] | None:
-        """What goes out next, with its place; it counts as sent."""
+    def next(self, frame_bytes: int = MAX_FRAME_BYTES) -> tuple[int, Item] | None:
+        """What goes out next, with its place; it counts as sent. No audio is longer than `frame_bytes`."""
         if self._sent == len(self._items):
-            if not self._stop or self._stop_sent:
+            if not self._stop or self.stop_sent:
                 return None
-            self._stop_sent = True
+            self.stop_sent = True
             return self.cursor, Stop()
         item = self._items[self._sent]
+        if isinstance(item, _Audio) and len(item.content) > frame_bytes:
+            self._items.insert(self._sent + 1, _Audio(item.start + frame_bytes, item.content[frame_bytes:]))
+            item.content = item.content[:frame_bytes]
         self._sent += 1
         match item:
             case _Audio(start, content):
@@ -96,19 +108,31 @@ class Outbox:
         if self._items and self._sent and self._items[0].start < offset:
             self._trim(self._items[0], offset)
 
-    def finalized(self, answer: Finalized) -> bool:
-        """Whether a `finalize` waited for this answer; one that was said twice is answered twice."""
+    def finalized(self, answer: Finalized, ms: Callable[[int], int]) -> bool:
+        """Whether a `finalize` waited for this answer; one that was said twice is answered twice. `ms` of a place: two
+        may have one name."""
         for index, item in enumerate(self._items):
-            if isinstance(item, _Finalize) and item.message.id == answer.id:
+            if (
+                isinstance(item, _Finalize)
+                and item.message.id == answer.id
+                and abs(ms(item.start) - answer.end_ms) <= 1
+            ):
                 del self._items[index]
                 self._sent -= index < self._sent
                 return True
         return False
 
+    def lost(self) -> None:
+        """The connection is gone: nothing has been sent on the next one."""
+        self._sent = 0
+        self.stop_sent = False
+
     def rewind(self, offset: int) -> None:
         """A new connection, on which the gateway wants everything from byte `offset` on."""
-        self._sent = 0
-        self._stop_sent = False
+        self.lost()
+        first = self._items[0].start if self._items else self.cursor
+        if first > offset:  # no hole without a word, not even where the gateway wants what it had let go
+            self._items.appendleft(_Gap(offset, first - offset, "interrupted"))
         while self._sent < len(self._items):
             item = self._items[self._sent]
             if item.start >= offset:
@@ -117,6 +141,15 @@ class Outbox:
                 self._trim(item, offset)
                 return
             self._sent += 1
+
+    def restart(self, offset: int) -> None:
+        """A new session, which begins at byte `offset` and knows of nothing: it hears every `finalize` that has no
+        answer."""
+        self._items = deque(item for item in self._items if isinstance(item, _Finalize) or item.end > offset)
+        for item in self._items:
+            if item.start < offset:
+                self._trim(item, offset)
+        self.lost()
 
     @staticmethod
     def _trim(item: _Audio | _Gap | _Finalize, offset: int) -> None:
