@@ -139,7 +139,7 @@ class Flaky:
         self.dark = False
         """Nothing passes on new connections, either."""
         self.holds_back = False
-        """The next client's first message, whose connection ends: it comes when the one after it has been taken, and just
+        """The next client's first message, whose connection ends: it comes when the one after it has been taken, just
         before that is answered."""
         self.taken: list[Connection] = []
         """Those that a gateway has taken, oldest first."""
