@@ -326,11 +326,20 @@ class Hub:
         session = live.session
         await self._journal.confirm(live)
         if not session.is_fenced:
-            session.check_resume(message)
+            self._check_resume(session, message)
         await self._unlink(session.id)
         if session.has_failed_here:
             await self._end(live)
         return self._lives.get(session.id)
+
+    def _check_resume(self, session: Session, message: Resume) -> None:
+        """Raises SessionError. While the store is away another gateway may have the session, and know the client."""
+        try:
+            session.check_resume(message)
+        except SessionError as error:
+            if self._journal.away:
+                raise _no_store() from error
+            raise
 
     async def _unlink(self, session_id: str) -> None:
         """Ends the session's link, and waits for it."""
@@ -348,8 +357,7 @@ class Hub:
         try:
             stored = await self._journal.store.claim(message.session_id, fingerprint(message.resume_token))
         except StoreAwayError as error:
-            text = "the store is away: sessions that are not here cannot be gone on with"
-            raise SessionError("overloaded", text, retry_after_ms=AWAY_RETRY_MS) from error
+            raise _no_store() from error
         if message.last_event > stored.record.last_event:  # it was told while the store was away
             raise unknown(message.session_id)
         live = self._bring_to_life(stored)
@@ -386,6 +394,11 @@ class Hub:
             session.end("resume_window_expired")
         if session.over or session.has_failed_here:
             self._end_soon(live)
+
+
+def _no_store() -> SessionError:
+    text = "the store is away: sessions that are not here cannot be gone on with"
+    return SessionError("overloaded", text, retry_after_ms=AWAY_RETRY_MS)
 
 
 def _log_end(session: Session) -> None:
