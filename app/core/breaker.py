@@ -45,13 +45,16 @@ class Breaker:
 
     def delay(self, now: float) -> float:
         """Seconds to wait before a call; 0 means call now, and say `succeeded` or `failed` after it."""
-        if self.state is BreakerState.CLOSED:
-            return 0.0
-        if now < self._until:
-            return self._until - now
-        self.state = BreakerState.PROBING
-        self._until = now + self._cool_down  # a probe that nobody hears of again does not stop the others for ever
+        if (left := self.left(now)) > 0:
+            return left
+        if self.state is not BreakerState.CLOSED:
+            self.state = BreakerState.PROBING
+            self._until = now + self._cool_down  # a probe that nobody hears of again does not stop the others for ever
         return 0.0
+
+    def left(self, now: float) -> float:
+        """As `delay`, for who does not call yet."""
+        return 0.0 if self.state is BreakerState.CLOSED else max(0.0, self._until - now)
 
     def says(self, now: float) -> str | None:
         """In words, while nobody may call. After that somebody must, or nobody would know."""

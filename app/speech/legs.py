@@ -167,7 +167,7 @@ class Legs:
     async def close(self) -> None:
         """Ends every call at once. Nothing is heard afterwards."""
         listen, self._listen = self._listen, _ignore
-        await self._retry.close()
+        self._retry.close()
         legs = [*self._legs.values(), *self._retired]
         self._legs.clear()
         self._retired.clear()
@@ -318,7 +318,7 @@ class Legs:
 
     def _open_when_it_may(self, stretch: Stretch, now: float) -> None:
         """While the upstream fails, the stretch waits for its leg with the others."""
-        if not self._retry.waiting and not self._retry.must_wait():
+        if not self._retry.must_wait():
             self._open(stretch, now)
 
     def _open(self, stretch: Stretch, now: float) -> None:
