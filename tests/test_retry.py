@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from app.core.breaker import Breaker
+from app.core.breaker import Breaker, BreakerState
 from app.core.recognition import Event, Retrying
 from app.speech.errors import Code, Ending, Verdict
 from app.speech.retry import Retry
@@ -68,7 +68,7 @@ def an_open_breaker(at: float) -> Breaker:
 
 def test_a_failed_leg_is_followed_after_a_backoff_and_the_client_is_told() -> None:
     session = Session()
-    session.retry.after(DOWN)
+    session.retry.after(DOWN, worked=False)
     assert session.retry.waiting
     session.timers.move_to(200.0)
     assert (session.opened, session.retry.waiting) == ([100.5], False)
@@ -79,7 +79,7 @@ def test_two_legs_that_reached_their_limit_are_followed_at_once_a_third_is_not()
     session = Session()
     for now in (100.0, 110.0, 120.0):
         session.timers.move_to(now)
-        session.retry.after(OVER)
+        session.retry.after(OVER, worked=False)
     session.timers.move_to(200.0)
     assert session.opened == [100.0, 110.0, 122.0]
 
@@ -89,7 +89,7 @@ def test_what_waits_for_the_breaker_and_then_fails_too_is_one_wait() -> None:
     session = Session(an_open_breaker(100.0))
     assert session.retry.must_wait()
     session.timers.move_to(100.0)
-    session.retry.after(DOWN)
+    session.retry.after(DOWN, worked=False)
     session.timers.move_to(200.0)
     assert session.opened == [107.5]
 
@@ -98,18 +98,18 @@ def test_a_later_reason_shortens_no_backoff() -> None:
     """The breaker lets everybody through long before the session's own backoff is over."""
     session = Session()
     for _ in range(6):
-        session.retry.after(DOWN)
+        session.retry.after(DOWN, worked=False)
     assert session.retry.must_wait(), "what comes meanwhile waits with the others"
-    session.retry.after(OVER)
+    session.retry.after(OVER, worked=False)
     session.timers.move_to(200.0)
     assert session.opened == [110.0]
 
 
 def test_a_later_failure_makes_the_wait_longer() -> None:
     session = Session()
-    session.retry.after(DOWN)
+    session.retry.after(DOWN, worked=False)
     session.timers.move_to(100.4)
-    session.retry.after(DOWN)
+    session.retry.after(DOWN, worked=False)
     session.timers.move_to(200.0)
     assert session.opened == [101.4]
 
@@ -118,19 +118,29 @@ def test_one_whose_own_backoff_goes_on_is_not_the_one_that_probes() -> None:
     timers = Timers()
     breaker = an_open_breaker(95.0)
     waits, comes = Session(breaker, timers), Session(breaker, timers)
-    waits.retry.after(Ending(Code.RESOURCE_EXHAUSTED, "quota", Verdict.LATER))
+    waits.retry.after(Ending(Code.RESOURCE_EXHAUSTED, "quota", Verdict.LATER), worked=False)
     timers.move_to(100.0)
     assert not comes.retry.must_wait()
+
+
+def test_what_any_session_hears_begins_the_count_anew() -> None:
+    """One that is well, too."""
+    breaker = Breaker(threshold=2, cool_down=5.0)
+    fails, hears = Session(breaker), Session(breaker)
+    fails.retry.after(DOWN, worked=False)
+    hears.retry.works()
+    fails.retry.after(DOWN, worked=False)
+    assert breaker.state is BreakerState.CLOSED
 
 
 def test_nothing_is_opened_once_the_session_is_over() -> None:
     session = Session(an_open_breaker(100.0))
     session.retry.must_wait()
     session.timers.move_to(100.0)
-    session.retry.after(DOWN)
+    session.retry.after(DOWN, worked=False)
     told = len(session.events)
     session.retry.close()
-    session.retry.after(DOWN)
+    session.retry.after(DOWN, worked=False)
     assert session.retry.must_wait(), "what is not opened yet never will be"
     session.timers.move_to(200.0)
     assert (session.opened, len(session.events)) == ([], told)

@@ -34,7 +34,9 @@ class BreakerState(Enum):
 
 
 class Breaker:
-    """After `threshold` failures in a row nobody calls for `cool_down` seconds; then one call probes."""
+    """After `threshold` failures in a row nobody calls for `cool_down` seconds; then one call probes.
+
+    What a failure is, and what a success, is the caller's to say."""
 
     def __init__(self, threshold: int, cool_down: float) -> None:
         self._threshold = threshold

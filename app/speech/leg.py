@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 HOLD_SECONDS = 0.2
 """A leg whose config Google has not taken before, or that follows a failure, holds its audio for so long: a refusal
 that meets a write on its way comes out of grpc.aio as INTERNAL "Internal error from Core", whatever Google said."""
+STEADY_SECONDS = 1.0
+"""An upstream that is down does not take audio for so long."""
 CALL_TIMEOUT_SECONDS = 330.0
 """Longer than Google lets any stream live (305 s on v1, 300 s on v2)."""
 
@@ -95,6 +97,11 @@ class Leg:
     @property
     def said_anything(self) -> bool:
         return self.heard_at > self.opened_at
+
+    @property
+    def took_audio(self) -> bool:
+        """For so long that it seems well, though it may have had nothing to say."""
+        return self.connected and self.sent_at - self.opened_at >= STEADY_SECONDS
 
     @property
     def connected(self) -> bool:

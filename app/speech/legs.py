@@ -427,9 +427,13 @@ class Legs:
         self._say_settled()
         self._hear_next()  # all of it was final: the leg after it may have said its words already
         if self._handover.stretches:
-            self._retry.after(ending)
+            self._retry.after(ending, worked=self._worked(leg))
         else:
             self._finish_if_done()
+
+    def _worked(self, leg: Leg) -> bool:
+        """It had said something. Or it took audio, in which nobody may have spoken; but not twice in a row."""
+        return leg.said_anything or (leg.took_audio and not self._retry.failing)
 
     def _finish_if_done(self) -> None:
         if self._finished_at is not None and not self._handover.stretches and not self._retired:

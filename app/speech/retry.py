@@ -5,7 +5,7 @@ import random
 from collections.abc import Callable
 from typing import Protocol
 
-from app.core.breaker import Backoff, Breaker, BreakerState
+from app.core.breaker import Backoff, Breaker
 from app.core.recognition import Event, Losing, Lost, Retrying
 from app.speech.errors import Code, Ending, Verdict
 
@@ -63,12 +63,15 @@ class Retry:
         """The last leg failed, and nothing was heard since."""
         return self._backoff.failures > 0
 
-    def after(self, ending: Ending) -> None:
-        """A leg ended so: the next one comes at once, or after a backoff. What waits already waits for both."""
+    def after(self, ending: Ending, *, worked: bool) -> None:
+        """A leg ended so: the next one comes at once, or after a backoff. What waits already waits for both.
+
+        `worked`: until then the leg was well, as far as it showed. Such an end says nothing of the upstream: a
+        connection was lost, perhaps, with every leg on it."""
         now = self._timers.time()
         at_once = ending.verdict is Verdict.AT_ONCE and self._backoff.failures < AT_ONCE_TRIES
         delay = self._backoff.next(self._dice)
-        if ending.verdict is Verdict.LATER and ending.code is not Code.RESOURCE_EXHAUSTED:
+        if not worked and ending.code is not Code.RESOURCE_EXHAUSTED:  # a quota is not everybody's
             self._breaker.failed(now)
         self._due = max(self._due, now if at_once else now + delay)
         self._wait(ending.as_error().message)
@@ -87,9 +90,8 @@ class Retry:
 
     def works(self) -> None:
         """A leg has said something."""
-        if self._backoff.failures or self._breaker.state is not BreakerState.CLOSED:
-            self._backoff.reset()
-            self._breaker.succeeded()
+        self._backoff.reset()
+        self._breaker.succeeded()
         self._told = False
         self.say_lost()
 
