@@ -140,3 +140,35 @@ async def test_one_that_took_audio_for_a_while_counts_only_as_the_second_in_a_ro
         assert breaker.state is STAYS_CLOSED
         await session.speak_until(lambda: session.ended.qsize() == 2)
         assert breaker.state is OPENS
+
+
+async def test_a_probe_that_takes_audio_closes_it_though_nothing_is_said(upstream: ScriptedUpstream) -> None:
+    """Who comes back into silence holds up nobody."""
+    upstream.script = ends(grpc.StatusCode.UNAVAILABLE)
+    breaker = Breaker(threshold=1, cool_down=0.05)
+    async with a_session(upstream, breaker) as session:
+        await session.speak_until(lambda: not session.ended.empty())
+        assert breaker.state is not STAYS_CLOSED
+        await session.speak_until(lambda: breaker.state is STAYS_CLOSED)
+        assert upstream.open_calls == 1
+
+
+async def test_a_leg_from_before_proves_nothing(upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes on in silence while no new one gets through."""
+    monkeypatch.setattr(leg_module, "STEADY_SECONDS", 0.0)
+    heard = bytearray()
+
+    async def listens(call: Call) -> AsyncIterator[object]:
+        async for chunk in call.hear():
+            heard.extend(chunk)
+        yield call.billed(1)
+
+    upstream.script = listens
+    breaker = Breaker(threshold=1, cool_down=0.0)
+    async with a_session(upstream, breaker) as session:
+        await session.speak_until(lambda: len(heard) > 0)
+        breaker.failed(asyncio.get_running_loop().time())
+        breaker.delay(asyncio.get_running_loop().time())
+        before = len(heard)
+        await session.speak_until(lambda: len(heard) > before)
+        assert breaker.state is BreakerState.PROBING

@@ -30,7 +30,7 @@ class BreakerState(Enum):
     CLOSED = auto()
     OPEN = auto()
     PROBING = auto()
-    """One call is under way to find out."""
+    """A call is under way to find out."""
 
 
 class Breaker:
@@ -43,6 +43,8 @@ class Breaker:
         self._cool_down = cool_down
         self._failures = 0
         self._until = float("-inf")
+        self._probed_at = float("inf")
+        """When the first call after the cool-down was made."""
         self.state = BreakerState.CLOSED
 
     def delay(self, now: float) -> float:
@@ -50,6 +52,8 @@ class Breaker:
         if (left := self.left(now)) > 0:
             return left
         if self.state is not BreakerState.CLOSED:
+            if self.state is BreakerState.OPEN:
+                self._probed_at = now
             self.state = BreakerState.PROBING
             self._until = now + self._cool_down  # a probe that nobody hears of again does not stop the others for ever
         return 0.0
@@ -67,6 +71,12 @@ class Breaker:
     def succeeded(self) -> None:
         self._failures = 0
         self.state = BreakerState.CLOSED
+
+    def bears(self, since: float) -> None:
+        """A call made then goes on, though no success can be told: for a probe that is enough. One from before proves
+        nothing, and while no probe is needed it begins no count anew."""
+        if self.state is BreakerState.PROBING and since >= self._probed_at:
+            self.succeeded()
 
     def failed(self, now: float) -> None:
         self._failures += 1

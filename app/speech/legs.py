@@ -226,6 +226,8 @@ class Legs:
                 self._retry.tell(f"all {self._pool.places} streams to the upstream are taken", self._pool.wait_seconds)
             elif self._is_dead(leg, now):
                 leg.give_up(TimeoutError(f"no answer for {self._limits.answer:g} s"))
+            elif leg.took_audio and not leg.ended:
+                self._retry.bears(leg.opened_at)
         if self._finished_at is not None and self._retry.waiting and now - self._finished_at >= self._limits.replay:
             self._retry.lose(self._handover.abandon())
             self._finish_if_done()

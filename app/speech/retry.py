@@ -95,6 +95,10 @@ class Retry:
         self._told = False
         self.say_lost()
 
+    def bears(self, since: float) -> None:
+        """A leg that was opened then takes audio: in silence nothing else shows that the upstream is back."""
+        self._breaker.bears(since)
+
     def tell(self, reason: str, in_seconds: float) -> None:
         """What the client hears once, until it works again."""
         if not self._told:
