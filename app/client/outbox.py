@@ -107,16 +107,15 @@ class Outbox:
 
     def rewind(self, offset: int) -> None:
         """A new connection, on which the gateway wants everything from byte `offset` on."""
-        self._sent = 0
         self._stop_sent = False
-        while self._sent < len(self._items):
-            item = self._items[self._sent]
-            if item.start >= offset:
-                return
-            if item.end > offset:
-                self._trim(item, offset)
-                return
-            self._sent += 1
+        kept = enumerate(self._items)
+        self._sent = next((n for n, item in kept if item.start >= offset or item.end > offset), len(self._items))
+        first = self._items[self._sent] if self._sent < len(self._items) else None
+        if first is not None and first.start < offset:
+            self._trim(first, offset)
+        elif (start := first.start if first is not None else self.cursor) > offset:
+            # never a silent hole, not even where the gateway wants what it had allowed to forget
+            self._items.insert(self._sent, _Gap(offset, start - offset, "interrupted"))
 
     @staticmethod
     def _trim(item: _Audio | _Gap | _Finalize, offset: int) -> None:
