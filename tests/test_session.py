@@ -14,6 +14,7 @@ from app.core.recognition import (
     Finished,
     LegEnded,
     Losing,
+    Lost,
     Result,
     Settled,
     SpeechActivity,
@@ -217,6 +218,27 @@ def test_a_gap_is_told_when_everything_before_it_is_settled() -> None:
         {"type": "gap", "event": 1, "start_ms": 1000, "end_ms": 3000, "reason": "muted"}
     ], "one gap that goes on is one gap"
     assert a_session.transcript.settled == 3 * SECOND
+
+
+def test_what_the_client_skipped_in_audio_that_is_lost_is_told_once_and_in_its_place() -> None:
+    a_session = session()
+    for _ in range(2):
+        a_session.receive_audio(bytes(SECOND))
+        a_session.receive_gap(Gap(SECOND, "muted"))
+    a_session.receive_audio(bytes(SECOND))
+    a_session.receive(Losing(0, SECOND // 2))
+    a_session.receive(Losing(0, 3 * SECOND))
+    a_session.receive(Settled(3 * SECOND))
+    a_session.receive(Lost(0, 5 * SECOND))
+    gaps = [(gap["start_ms"], gap["end_ms"], gap["reason"]) for gap in due(a_session, "gap")]
+    assert gaps == [
+        (0, 1000, "upstream"),
+        (1000, 2000, "muted"),
+        (2000, 3000, "upstream"),
+        (3000, 4000, "muted"),
+        (4000, 5000, "upstream"),
+    ]
+    assert a_session.transcript.gap_bytes == 5 * SECOND
 
 
 # Finalize and stop ------------------------------------------------------------------------------

@@ -110,9 +110,9 @@ class Session:
         self.id = record.session_id
         self.config = record.config
         self.epoch = record.epoch
-        self.transcript = Transcript(record.config, settled=record.settled, tally=record.tally, events=events)
-        if record.losing:
-            self.transcript.lose(*record.losing)
+        self.transcript = Transcript(
+            record.config, settled=record.settled, tally=record.tally, events=events, losing=record.losing
+        )
         self.format = self.transcript.format
         self.phase = Phase.ENDED if record.stopped else Phase.LISTENING
         self.received = self.transcript.settled
