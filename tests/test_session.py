@@ -515,6 +515,35 @@ def test_without_the_store_the_session_goes_on_and_says_so() -> None:
     assert [m["code"] for m in due_unwritten(a_session)] == ["resumable"]
 
 
+def test_while_the_store_has_lost_its_memory_no_ack_is_ahead_of_its_final() -> None:
+    a_session = session()
+    a_session.receive_audio(bytes(SECOND))
+    a_session.receive(final("so", 0, 1000))
+    a_session.receive(Settled(SECOND))
+    a_session.wrote(a_session.mark())
+    a_session.lacks_events(0)
+    a_session.tick(1.0)
+    assert [m.get("final") for m in due_unwritten(a_session)] == [0]
+    assert [(m["type"], m.get("final")) for m in due(a_session)] == [("final", None), ("ack", SECOND)]
+    a_session.lacks_events(0)
+    a_session.tick(2.0)
+    assert due_unwritten(a_session) == [], "nor does it go back"
+
+
+def test_the_session_is_resumable_again_when_the_store_has_all_that_was_told_without_it() -> None:
+    a_session = session()
+    a_session.goes_unwritten()
+    before = a_session.mark()
+    a_session.receive_audio(bytes(SECOND))
+    a_session.receive(final("so", 0, 1000))
+    a_session.receive(Settled(SECOND))
+    assert [m["type"] for m in due_unwritten(a_session)] == ["warning", "final", "ack"]
+    a_session.wrote(before)
+    assert due_unwritten(a_session) == []
+    a_session.wrote(a_session.mark())
+    assert [m["code"] for m in due_unwritten(a_session)] == ["resumable"]
+
+
 def test_who_comes_back_while_the_store_is_away_is_told_so() -> None:
     a_session = session()
     a_session.detach(1.0)
