@@ -605,6 +605,20 @@ def test_what_was_being_lost_is_a_gap_elsewhere() -> None:
     assert there.received == SECOND
 
 
+def test_what_was_being_lost_and_is_still_kept_by_the_client_is_heard_elsewhere() -> None:
+    here = session()
+    hear_audio(here, 3)
+    here.receive(Losing(0, SECOND))
+    here.receive(Settled(SECOND))
+    here.receive(Losing(0, 2 * SECOND))
+    there = from_record(*here.record())
+    assert [gap["end_ms"] for gap in due(there, "gap")] == [1000]
+    assert there.received == SECOND
+    nothing_settled = session()
+    nothing_settled.receive(Losing(0, SECOND))
+    assert due(from_record(*nothing_settled.record()), "gap") == []
+
+
 def test_who_did_not_hear_stopped_may_come_back_for_it() -> None:
     here = session()
     here.started("first", 1000)

@@ -37,7 +37,7 @@ class Transcript:
         events: Iterable[str] = (),
         losing: tuple[int, int] | None = None,
     ) -> None:
-        """`losing`: nobody will hear it any more."""
+        """`losing`: of that nobody will hear what may be forgotten; the rest is sent again."""
         tally = tally or Tally()
         self.format = AudioFormat.of(config.audio)
         self.history = History(events)
@@ -56,7 +56,7 @@ class Transcript:
         self._interims: dict[int, Interim] = {}
         """The newest of each channel that was not taken yet."""
         if losing is not None:
-            self.lose(*losing)
+            self.lose(losing[0], min(losing[1], settled))
 
     @property
     def gap_bytes(self) -> int:
