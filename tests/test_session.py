@@ -14,6 +14,7 @@ from app.core.recognition import (
     Finished,
     LegEnded,
     Losing,
+    Lost,
     Result,
     Settled,
     SpeechActivity,
@@ -217,6 +218,27 @@ def test_a_gap_is_told_when_everything_before_it_is_settled() -> None:
         {"type": "gap", "event": 1, "start_ms": 1000, "end_ms": 3000, "reason": "muted"}
     ], "one gap that goes on is one gap"
     assert a_session.transcript.settled == 3 * SECOND
+
+
+def test_what_the_client_skipped_in_audio_that_is_lost_is_told_once_and_in_its_place() -> None:
+    a_session = session()
+    for _ in range(2):
+        a_session.receive_audio(bytes(SECOND))
+        a_session.receive_gap(Gap(SECOND, "muted"))
+    a_session.receive_audio(bytes(SECOND))
+    a_session.receive(Losing(0, SECOND // 2))
+    a_session.receive(Losing(0, 3 * SECOND))
+    a_session.receive(Settled(3 * SECOND))
+    a_session.receive(Lost(0, 5 * SECOND))
+    gaps = [(gap["start_ms"], gap["end_ms"], gap["reason"]) for gap in due(a_session, "gap")]
+    assert gaps == [
+        (0, 1000, "upstream"),
+        (1000, 2000, "muted"),
+        (2000, 3000, "upstream"),
+        (3000, 4000, "muted"),
+        (4000, 5000, "upstream"),
+    ]
+    assert a_session.transcript.gap_bytes == 5 * SECOND
 
 
 # Finalize and stop ------------------------------------------------------------------------------
@@ -494,6 +516,35 @@ def test_without_the_store_the_session_goes_on_and_says_so() -> None:
     assert [m["code"] for m in due_unwritten(a_session)] == ["resumable"]
 
 
+def test_while_the_store_has_lost_its_memory_no_ack_is_ahead_of_its_final() -> None:
+    a_session = session()
+    a_session.receive_audio(bytes(SECOND))
+    a_session.receive(final("so", 0, 1000))
+    a_session.receive(Settled(SECOND))
+    a_session.wrote(a_session.mark())
+    a_session.lacks_events(0)
+    a_session.tick(1.0)
+    assert [m.get("final") for m in due_unwritten(a_session)] == [0]
+    assert [(m["type"], m.get("final")) for m in due(a_session)] == [("final", None), ("ack", SECOND)]
+    a_session.lacks_events(0)
+    a_session.tick(2.0)
+    assert due_unwritten(a_session) == [], "nor does it go back"
+
+
+def test_the_session_is_resumable_again_when_the_store_has_all_that_was_told_without_it() -> None:
+    a_session = session()
+    a_session.goes_unwritten()
+    before = a_session.mark()
+    a_session.receive_audio(bytes(SECOND))
+    a_session.receive(final("so", 0, 1000))
+    a_session.receive(Settled(SECOND))
+    assert [m["type"] for m in due_unwritten(a_session)] == ["warning", "final", "ack"]
+    a_session.wrote(before)
+    assert due_unwritten(a_session) == []
+    a_session.wrote(a_session.mark())
+    assert [m["code"] for m in due_unwritten(a_session)] == ["resumable"]
+
+
 def test_who_comes_back_while_the_store_is_away_is_told_so() -> None:
     a_session = session()
     a_session.detach(1.0)
@@ -551,6 +602,20 @@ def test_what_was_being_lost_is_a_gap_elsewhere() -> None:
         "the client may have forgotten that audio"
     )
     assert there.received == SECOND
+
+
+def test_what_was_being_lost_and_is_still_kept_by_the_client_is_heard_elsewhere() -> None:
+    here = session()
+    hear_audio(here, 3)
+    here.receive(Losing(0, SECOND))
+    here.receive(Settled(SECOND))
+    here.receive(Losing(0, 2 * SECOND))
+    there = from_record(*here.record())
+    assert [gap["end_ms"] for gap in due(there, "gap")] == [1000]
+    assert there.received == SECOND
+    nothing_settled = session()
+    nothing_settled.receive(Losing(0, SECOND))
+    assert due(from_record(*nothing_settled.record()), "gap") == []
 
 
 def test_who_did_not_hear_stopped_may_come_back_for_it() -> None:

@@ -24,8 +24,11 @@ class Ledger:
         self.event = event
         """The last event that the store has."""
         self.settled = settled
+        """Bytes, as the store has it."""
         self.away = False
-        """The store does not answer."""
+        """The store does not answer, or it does again, and lacks what was told meanwhile."""
+        self.told = event, settled
+        """The most that the client was told of both."""
         self._written: Mark | None = None
 
     def has(self, mark: Mark) -> bool:
@@ -34,14 +37,25 @@ class Ledger:
     def wrote(self, mark: Mark) -> None:
         self._written = mark
         self.event, self.settled = max(self.event, mark.event), max(self.settled, mark.settled)
+        if self._has_what_was_told:
+            self.away = False
 
     def lacks(self, after: int) -> None:
-        """The store has no events after that number (any more)."""
+        """The store has no events after that number (any more), and who knows what of the rest."""
         self._written = None
-        self.event = after
+        self.event, self.settled = after, 0
 
-    def may_be_told(self, transcript: Transcript) -> tuple[int, int]:
-        """The last event, and the bytes that the client may forget."""
+    @property
+    def _has_what_was_told(self) -> bool:
+        event, settled = self.told
+        return self.event >= event and self.settled >= settled
+
+    def tell(self, transcript: Transcript) -> tuple[int, int | None]:
+        """What the client is told now: the last event, and the bytes that it may forget. None where those would go
+        back: the store has lost its memory."""
+        event, settled = self.event, self.settled
         if self.away:
-            return transcript.history.last, transcript.settled
-        return self.event, self.settled
+            event, settled = transcript.history.last, transcript.settled
+        knows = settled >= self.told[1]
+        self.told = max(event, self.told[0]), max(settled, self.told[1])
+        return event, settled if knows else None

@@ -111,9 +111,9 @@ class Session:
         self.id = record.session_id
         self.config = record.config
         self.epoch = record.epoch
-        self.transcript = Transcript(record.config, settled=record.settled, tally=record.tally, events=events)
-        if record.losing:
-            self.transcript.lose(*record.losing)
+        self.transcript = Transcript(
+            record.config, settled=record.settled, tally=record.tally, events=events, losing=record.losing
+        )
         self.format = self.transcript.format
         self.phase = Phase.ENDED if record.stopped else Phase.LISTENING
         self.received = self.transcript.settled
@@ -263,9 +263,9 @@ class Session:
 
     def wrote(self, mark: Mark) -> None:
         """The store has it as it was."""
+        was_away = self._ledger.away
         self._ledger.wrote(mark)
-        if self._ledger.away:
-            self._ledger.away = False
+        if was_away and self.is_promised:
             self.link.say(WarningMessage("resumable", "the session can be resumed elsewhere again"))
 
     def lacks_events(self, after: int) -> None:
@@ -439,14 +439,20 @@ class Session:
         return messages
 
     def _news(self, link: Link) -> list[str]:
-        last, settled = self._ledger.may_be_told(self.transcript)
+        last, settled = self._ledger.tell(self.transcript)
         messages = self.transcript.history.after(link.cursor, last)
         link.cursor = max(link.cursor, last)
         if last == self.transcript.history.last:  # no interim comes before the final before it
             messages += [serialize(interim) for interim in self.transcript.take_interims()]
-        ack = (self.received, settled)
-        if self.phase is not Phase.ENDED and (settled > link.acked[1] or (link.ack_due and ack != link.acked)):
-            link.acked = ack
-            messages.append(serialize(Ack(*ack, self._window_bytes)))
-        link.ack_due = False
+        if settled is not None and self.phase is not Phase.ENDED:
+            messages += self._ack(link, settled)
         return messages
+
+    def _ack(self, link: Link, settled: int) -> list[str]:
+        ack = (self.received, settled)
+        is_due = settled > link.acked[1] or (link.ack_due and ack != link.acked)
+        link.ack_due = False
+        if not is_due:
+            return []
+        link.acked = ack
+        return [serialize(Ack(*ack, self._window_bytes))]

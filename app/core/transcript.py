@@ -29,8 +29,15 @@ class _Waiting:
 
 class Transcript:
     def __init__(
-        self, config: SessionConfig, *, settled: int = 0, tally: Tally | None = None, events: Iterable[str] = ()
+        self,
+        config: SessionConfig,
+        *,
+        settled: int = 0,
+        tally: Tally | None = None,
+        events: Iterable[str] = (),
+        losing: tuple[int, int] | None = None,
     ) -> None:
+        """`losing`: of that nobody will hear what may be forgotten; the rest is sent again."""
         tally = tally or Tally()
         self.format = AudioFormat.of(config.audio)
         self.history = History(events)
@@ -42,12 +49,14 @@ class Transcript:
         self.legs = tally.legs
         self.billed_ms = tally.billed_ms
         self.replayed_ms = tally.replayed_ms
-        self.losing: tuple[int, int] | None = None
+        self.losing = losing
         """Bytes [start, end) that are lost upstream: an event once it is known how many they are."""
         self._config = config
         self._waiting: deque[_Waiting] = deque()
         self._interims: dict[int, Interim] = {}
         """The newest of each channel that was not taken yet."""
+        if losing is not None:
+            self.lose(losing[0], min(losing[1], settled))
 
     @property
     def gap_bytes(self) -> int:
@@ -65,7 +74,7 @@ class Transcript:
             case Settled(offset):
                 self.settle(offset)
             case Losing(start, end):
-                self.losing = (start, end)
+                self._lose_upto(start, end)
             case Lost(start, end):
                 self.lose(start, end)
 
@@ -100,10 +109,23 @@ class Transcript:
         return self.settled > before
 
     def lose(self, start: int, end: int) -> None:
-        """Nobody will hear the bytes [start, end)."""
-        self.losing = None
-        self._append_gap(start, end, "upstream")
+        """Nobody will hear the bytes [start, end). What the client skipped among them is told in its place."""
+        self._lose_upto(start, end)
         self.settle(end)
+        self._tell_lost(end, end)
+
+    def _lose_upto(self, start: int, end: int) -> None:
+        """Told is what comes before `losing`, or, where nothing is being lost, before `settled`."""
+        start = self.losing[0] if self.losing else max(start, self.settled)
+        self.losing = (start, end) if start < end else None
+
+    def _tell_lost(self, before: int, after: int) -> None:
+        """Of what is being lost as much as comes before a byte; it goes on after another."""
+        if self.losing is not None:
+            start, end = self.losing
+            if start < before:
+                self._append_gap(start, min(end, before), "upstream")
+            self.losing = (max(start, after), end) if after < end else None
 
     # What the client says ---------------------------------------------------------------------
 
@@ -129,6 +151,7 @@ class Transcript:
     def _tell(self, waiting: _Waiting) -> None:
         match waiting.said:
             case Gap(size, reason):
+                self._tell_lost(waiting.at, waiting.at + size)
                 self._append_gap(waiting.at, waiting.at + size, reason)
                 self.settled = max(self.settled, waiting.at + size)
             case Finalize(name):
