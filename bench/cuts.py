@@ -107,7 +107,7 @@ async def prove(numbers: list[int], minutes: float, kinds: list[str], jobs: int)
     turn = asyncio.Semaphore(jobs)
 
     async def uninterrupted() -> Run:
-        async with turn:
+        async with turn, asyncio.timeout(minutes * 60 + MORE_SECONDS):
             return await transcribe_elsewhere(Plan("uninterrupted", minutes))
 
     async def compare(seed: int) -> tuple[Journey, Compared] | None:
