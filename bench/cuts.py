@@ -6,7 +6,8 @@ by word. Every second seed has legs of 8 s and faults of every kind upstream, to
 import argparse
 import asyncio
 import sys
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +15,7 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.table import Table
 
+from app.cli.demo import GatewayNotReadyError
 from app.client import Transcriber, TranscriberError
 from bench.compared import Compared, seeds
 from bench.gateways import gateways
@@ -46,7 +48,7 @@ COLUMNS = (
 
 
 class RunFailed(Exception):
-    """A run that did not come to its end: the message has all that befell it."""
+    """A run that did not begin, or come to its end: the message has all that befell it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,19 +70,25 @@ def planned(seed: int, minutes: float, kinds: list[str]) -> tuple[Plan, Lines]:
 
 async def travel(plan: Plan, lines: Lines) -> Journey:
     """One run, with a recognizer, two gateways and a Redis of its own. Raises RunFailed."""
+    notes: list[str] = []
+    with TemporaryDirectory() as folder:
+        try:
+            async with _world(plan, Path(folder), notes) as world:
+                async with asyncio.timeout(plan.minutes * 60 + MORE_SECONDS):
+                    return await _go(plan, lines, world)
+        except (TranscriberError, TimeoutError, GatewayNotReadyError) as error:
+            raise RunFailed(f"{plan.name}: {error!r}; {'; '.join(notes)}{_read(Path(folder))}") from error
+
+
+@asynccontextmanager
+async def _world(plan: Plan, folder: Path, notes: list[str]) -> AsyncIterator[World]:
     faults = [option for fault in plan.faults for option in ("--fault", fault)]
     async with AsyncExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
         address = await stack.enter_async_context(emulator("--seed", str(plan.seed), "--connection-faults", *faults))
         redis = stack.enter_context(RedisServer(folder / "redis", persistent=True))
         shared = {"GATEWAY_STORE": redis.url, "GATEWAY_LOG_LEVEL": "INFO"}
         running = await stack.enter_async_context(gateways("AB", settings(plan, address) | shared, folder))
-        world = World(await stack.enter_async_context(flaky(*running)), running, redis)
-        try:
-            async with asyncio.timeout(plan.minutes * 60 + MORE_SECONDS):
-                return await _go(plan, lines, world)
-        except (TranscriberError, TimeoutError) as error:
-            raise RunFailed(f"{plan.name}: {error!r}; {'; '.join(world.notes)}{_read(folder)}") from error
+        yield World(await stack.enter_async_context(flaky(*running)), running, redis, notes=notes)
 
 
 def _read(folder: Path) -> str:
@@ -106,9 +114,15 @@ async def prove(numbers: list[int], minutes: float, kinds: list[str], jobs: int)
     """Prints the table; whether everything that must hold did."""
     turn = asyncio.Semaphore(jobs)
 
-    async def uninterrupted() -> Run:
+    async def uninterrupted() -> Run | None:
+        """None where it has failed: nothing can be compared with it."""
         async with turn:
-            return await transcribe_elsewhere(Plan("uninterrupted", minutes))
+            try:
+                async with asyncio.timeout(minutes * 60 + MORE_SECONDS):
+                    return await transcribe_elsewhere(Plan("uninterrupted", minutes))
+            except (RuntimeError, TimeoutError) as error:
+                print(repr(error), file=sys.stderr, flush=True)
+                return None
 
     async def compare(seed: int) -> tuple[Journey, Compared] | None:
         async with turn:
@@ -117,16 +131,20 @@ async def prove(numbers: list[int], minutes: float, kinds: list[str], jobs: int)
             except RunFailed as error:  # the others go on
                 print(error, file=sys.stderr, flush=True)
                 return None
-        compared = Compared.to(await base, journey.run, journey.world.wrong)
+        if (beside := await base) is None:
+            return None
+        compared = Compared.to(beside, journey.run, journey.world.wrong)
         _tell(journey, compared)
         return journey, compared
 
     base = asyncio.create_task(uninterrupted())
     results = await asyncio.gather(*[compare(seed) for seed in numbers])
     came = [result for result in results if result is not None]
-    words = len((await base).words)
-    Console(width=WIDTH).print(_table(f"{minutes:g} minutes of speech, {words} words", came))
-    return len(came) == len(numbers) and all(compared.good for _, compared in came) and not (await base).wrong()
+    beside = await base
+    if beside is None:
+        return False
+    Console(width=WIDTH).print(_table(f"{minutes:g} minutes of speech, {len(beside.words)} words", came))
+    return len(came) == len(numbers) and all(compared.good for _, compared in came) and not beside.wrong()
 
 
 def _tell(journey: Journey, compared: Compared) -> None:
