@@ -78,7 +78,8 @@ TAKEN: dict[tuple[Phase, str], Take] = {
     (Phase.LISTENING, "keepalive"): Take.YES,
     (Phase.LISTENING, "stop"): Take.YES,
     (Phase.STOPPING, "keepalive"): Take.YES,
-    (Phase.STOPPING, "stop"): Take.IGNORE,  # a client that resumed does not know whether it was heard
+    (Phase.STOPPING, "finalize"): Take.IGNORE,  # a client that resumed does not know whether it was heard,
+    (Phase.STOPPING, "stop"): Take.IGNORE,  # nor this
     **{(Phase.CLOSING, kind): Take.IGNORE for kind in ("audio", "gap", "finalize", "keepalive", "stop")},
     **{(Phase.ENDED, kind): Take.IGNORE for kind in ("audio", "gap", "finalize", "keepalive", "stop")},
 }
