@@ -191,12 +191,21 @@ class Hub:
         session = live.session
         await self._journal.confirm(live)
         if not session.is_fenced:
-            session.check_resume(message)
+            self._check_resume(session, message)
         why = SessionError("superseded", "another connection has resumed this session")
         await self.registry.unlink(session.id, why)
         if session.has_failed_here:
             await self.registry.end(live)
         return self.registry.lives.get(session.id)
+
+    def _check_resume(self, session: Session, message: Resume) -> None:
+        """Raises SessionError. While the store is away another gateway may have the session, and know the client."""
+        try:
+            session.check_resume(message)
+        except SessionError as error:
+            if self._journal.away:
+                raise _no_store() from error
+            raise
 
     async def _claim(self, message: Resume) -> Live:
         """The session, from the store: another gateway had it, or this one did and had to let it go."""
@@ -206,13 +215,17 @@ class Hub:
         try:
             stored = await self._journal.store.claim(message.session_id, fingerprint(message.resume_token))
         except StoreAwayError as error:
-            text = "the store is away: sessions that are not here cannot be gone on with"
-            raise SessionError("overloaded", text, retry_after_ms=AWAY_RETRY_MS) from error
+            raise _no_store() from error
         if message.last_event > stored.record.last_event:  # it was told while the store was away
             raise unknown(message.session_id)
         live = self._bring_to_life(stored)
         await live.go_on_from(live.session.received)
         return live
+
+
+def _no_store() -> SessionError:
+    text = "the store is away: sessions that are not here cannot be gone on with"
+    return SessionError("overloaded", text, retry_after_ms=AWAY_RETRY_MS)
 
 
 def _describe(config: SessionConfig) -> str:

@@ -116,7 +116,9 @@ class Settings(BaseSettings):
     leg_quiet_seconds: float = Field(
         30, gt=0, description="Silence after which the stream is changed, which settles it."
     )
-    leg_soft_limit_seconds: float = Field(240, gt=0, description="Age at which a stream is changed at the next pause.")
+    leg_soft_limit_seconds: float = Field(
+        240, gt=0, description="Age at which a stream is changed after the next final, or in silence."
+    )
     leg_hard_limit_seconds: float = Field(
         285, gt=0, description="Age at which it is changed in any case (Google: 300)."
     )

@@ -16,7 +16,7 @@ from tests.flaky import Flaky
 from tests.redis_server import RedisServer
 
 NETWORK = ("reset", "close", "half-open", "black hole", "within a frame", "offline")
-RESUMES = ("resumed twice", "old token")
+RESUMES = ("late resume", "old token")
 KINDS = {
     "network": NETWORK,
     "resumes": RESUMES,
@@ -110,8 +110,8 @@ class World:
                 await self._offline(misfortune.lasts)
             case "black hole":
                 await self._black_hole(misfortune.lasts, whole=misfortune.dice < 0.5)
-            case "resumed twice":
-                self.network.echoes = True
+            case "late resume":
+                self.network.holds_back = True
                 self.network.cut()
             case "old token":
                 await self._old_token()

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 HEAD_SECONDS = 10.0
 """For a request, and for a gateway's answer to it."""
+DELIVER_SECONDS = 2.0
 BAD_GATEWAY = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -35,12 +36,18 @@ class Connection:
         """Of the next piece that way such a part comes through, and nothing after it."""
         self.cuts_before: bytes | None = None
         """It ends instead of carrying this to the client."""
+        self.is_held = False
+        """The client's first message is kept here, and its side ends."""
         self.before_answer: Callable[[], Awaitable[None]] | None = None
         """Awaited before the gateway's first word goes on to the client."""
-        self.answered = False
-        """The gateway has said something."""
+        self._answered = asyncio.Event()
         self._client = client
         self._back: Streams | None = None
+
+    @property
+    def answered(self) -> bool:
+        """The gateway has said something."""
+        return self._answered.is_set()
 
     @property
     def token(self) -> str | None:
@@ -66,6 +73,14 @@ class Connection:
         """Half-open: the client's side is gone, the gateway is not told."""
         self.silent = True
         _reset(self._client[1])
+
+    async def deliver(self) -> None:
+        """What is held; waits for the answer, which nobody hears."""
+        if self._back is not None:
+            self._back[1].write(self.opening)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(DELIVER_SECONDS):
+                    await self._answered.wait()
 
     def stop_reading(self) -> None:
         """What the client writes goes nowhere, until nothing more fits in between."""
@@ -104,8 +119,10 @@ class Connection:
     async def _look(self, way: Way, data: bytes) -> None:
         if way == "up":
             self.opening += data
+            if self.is_held:
+                self.forget_client()
             return
-        self.answered = True
+        self._answered.set()
         if self.before_answer:
             await self.before_answer()
 
@@ -121,14 +138,14 @@ class Flaky:
         """Connections are reset as soon as they come."""
         self.dark = False
         """Nothing passes on new connections, either."""
-        self.echoes = False
-        """The next client's first message comes a second time, on a connection of its own, before it is answered."""
-        self.answers: list[str] = []
-        """What was said to what came a second time."""
+        self.holds_back = False
+        """The next client's first message, whose connection ends: it comes when the one after it has been taken, just
+        before that is answered."""
         self.taken: list[Connection] = []
         """Those that a gateway has taken, oldest first."""
         self.cuts_before: bytes | None = None
         """Connections to come end instead of carrying this to the client."""
+        self._held: Connection | None = None
         self._gateways = list(gateways)
         self._open: set[Connection] = set()
 
@@ -226,13 +243,11 @@ class Flaky:
             return
         back, answer, connection.gateway = taken
         self.taken.append(connection)
-        if self.echoes:
-            self.echoes = False
-            connection.before_answer = lambda: self._echo(connection)
+        if self._held is not None:
+            connection.before_answer, self._held = self._held.deliver, None
+        if self.holds_back:
+            self.holds_back, connection.is_held, self._held = False, True, connection
         await connection.carry(back, b"" if connection.silent else answer)
-
-    async def _echo(self, connection: Connection) -> None:
-        self.answers.append(await self.repeat(connection))
 
     async def _reach(self, request: bytes) -> tuple[Streams, bytes, int] | None:
         """The first gateway whose answer is not 503, else the last one that has answered; whose turn it is begins."""

@@ -48,6 +48,26 @@ def test_a_probe_that_nobody_hears_of_again_does_not_stop_the_others() -> None:
     assert [breaker.delay(105.0), breaker.delay(110.0)] == [0.0, 0.0]
 
 
+def test_a_probe_that_goes_on_is_enough_where_nothing_can_be_said() -> None:
+    breaker = open_breaker()
+    breaker.bears(since=105.0)
+    assert breaker.delay(104.0) == 1.0, "nobody probes yet"
+    breaker.delay(105.0)
+    breaker.delay(110.0)
+    breaker.bears(since=99.0)
+    assert breaker.delay(110.0) > 0, "a call from before proves nothing"
+    breaker.bears(since=105.0)
+    assert breaker.delay(110.1) == 0.0
+
+
+def test_calls_that_go_on_begin_no_count_anew() -> None:
+    breaker = Breaker(threshold=2, cool_down=5.0)
+    breaker.failed(0.0)
+    breaker.bears(since=0.0)
+    breaker.failed(0.0)
+    assert breaker.state is BreakerState.OPEN
+
+
 def test_it_says_when_it_tries_again_and_nothing_once_somebody_may() -> None:
     breaker = open_breaker()
     assert breaker.says(101.5) == "300 failures in a row, the next try in 3.5 s"

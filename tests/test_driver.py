@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 import pytest
 
+from app.core.transcript import Transcript
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
 from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream, hears_bytes, refuses
 
@@ -388,3 +389,20 @@ async def test_the_timeout_counts_in_the_session_not_in_the_leg(upstream: Script
                 await client.say(SECOND, {"type": "finalize"})
                 await client.hear("finalized")
     assert [timeouts(call) for call in upstream.calls] == [[9.0, 3.0], [8.0, 3.0], [2.5, 3.0]]
+
+
+async def test_a_fault_of_ours_is_told_and_logged_as_such(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not taken for Google's, which would be tried again without end."""
+
+    def broken(*_: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(Transcript, "hear", broken)
+    messages = await transcribe(gateway, bytes(BYTES_PER_SECOND))
+    assert (messages[-1]["code"], messages[-1]["message"]) == (
+        "internal",
+        "the gateway failed: its log has the reason",
+    )
+    assert "KeyError: 'a bug'" in caplog.text

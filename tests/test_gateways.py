@@ -232,6 +232,19 @@ async def test_without_the_store_sessions_go_on_and_say_that_they_could_not_move
             check(await go_on(two, session, heard, audio), audio)
 
 
+async def test_without_the_store_no_gateway_says_that_it_knows_better(upstream: ScriptedUpstream) -> None:
+    """It has the session no more, but has not heard of that: the client may come back, it is known elsewhere."""
+    upstream.script = names_samples()
+    with redis_server() as redis:
+        async with gateways(upstream, redis) as (one, two):
+            session, heard = await begin(one, sound(32_000))
+            async with Client.connect(two) as client:
+                await client.say(resume(session, len(heard)))
+                session["resume_token"] = (await client.hear("resumed"))["resume_token"]
+                redis.kill()
+                assert await refusal(one, resume(session, len(heard))) == ("overloaded", 1013)
+
+
 async def test_without_the_store_new_sessions_are_opened_without_a_promise(upstream: ScriptedUpstream) -> None:
     with redis_server() as redis:
         async with gateways(upstream, redis, 1) as (gateway,):

@@ -158,6 +158,47 @@ async def test_a_session_waits_for_its_stream_in_sight_and_is_then_refused_by_na
         assert (await first.hear("stopped"))["audio_ms"] == 100
 
 
+async def test_a_session_that_has_had_its_place_waits_for_the_next_one(upstream: ScriptedUpstream) -> None:
+    """Nobody had spoken in it, so the upstream had said nothing: it is none the newer for that."""
+
+    async def says_nothing(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            pass
+        yield call.billed(1)
+
+    upstream.script = says_nothing
+    limits = {"streams_per_channel": 1, "max_channels": 1, "admission_seconds": 0.5, "leg_idle_seconds": 0.2}
+    async with (
+        run_gateway(upstream=f"grpc://{upstream.address}", **limits, answer_seconds=60) as gateway,
+        Client.connect(gateway) as first,
+        Client.connect(gateway) as second,
+    ):
+        await first.say(START, bytes(3200))
+        await (await upstream.called(1)).ended.wait()  # parked
+        await second.say(START, bytes(3200), {"type": "finalize"})
+        await second.hear("finalized")
+        upstream.script = hears_bytes(3200)
+        holding = asyncio.create_task(keep_speaking(second))
+        await upstream.called(3)
+        await first.say(bytes(range(1, 101)) * 32)
+        warning = await first.hear("warning")
+        assert warning["message"].startswith("all 1 streams to the upstream are taken"), "it is not Google that refuses"
+        live: Any = next(iter(gateway.hub.registry.lives.values()))
+        while not live._recognizer._legs._retry.failing:  # its wait was in vain, and it waits on
+            await asyncio.sleep(0.01)
+        holding.cancel()
+        await asyncio.gather(holding, return_exceptions=True)
+        await second.say({"type": "stop"})
+        await first.say({"type": "stop"})
+        assert (await first.hear("stopped"))["finals"] == 2, "all of it, from the beginning"
+
+
+async def keep_speaking(client: Client) -> None:
+    while True:
+        await client.say(bytes(range(1, 101)) * 32)
+        await client.hear("ack")
+
+
 async def test_a_session_that_waits_gets_the_next_place_and_loses_nothing(upstream: ScriptedUpstream) -> None:
     async with (
         run_gateway(upstream=f"grpc://{upstream.address}", streams_per_channel=1, max_channels=1, **PATIENT) as gateway,

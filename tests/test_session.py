@@ -256,14 +256,13 @@ def test_stopped_is_the_last_event_and_has_the_sums() -> None:
 
 
 @pytest.mark.parametrize("again", ["audio", "gap"])
-def test_after_stop_only_keepalive_may_come(again: str) -> None:
-    """And `finalize` and `stop`, which say nothing new: a client that has resumed does not know whether they were
-    heard."""
+def test_after_stop_no_more_audio_may_come(again: str) -> None:
+    """`stop` and `finalize` say nothing new: a client that has resumed does not know whether they were heard."""
     a_session = session()
     a_session.stop()
     assert a_session.takes("keepalive")
-    assert not a_session.finalize(Finalize())
     assert not a_session.stop()
+    assert not a_session.finalize(Finalize())
     with pytest.raises(SessionError) as error:
         a_session.takes(again)
     assert error.value.code == "bad_order"
@@ -495,6 +494,20 @@ def test_without_the_store_the_session_goes_on_and_says_so() -> None:
     assert [m["code"] for m in due_unwritten(a_session)] == ["resumable"]
 
 
+def test_who_comes_back_while_the_store_is_away_is_told_so() -> None:
+    a_session = session()
+    a_session.detach(1.0)
+    a_session.goes_unwritten()
+    a_session.receive(final("so", 0, 1))
+    a_session.resume(resume(""), "second", 2.0)
+    told = due_unwritten(a_session)
+    assert [(m["type"], m.get("code")) for m in told] == [
+        ("resumed", None),
+        ("warning", "not_resumable"),
+        ("final", None),
+    ]
+
+
 def test_a_session_goes_on_elsewhere_as_its_record_says() -> None:
     here = session()
     here.started("first", 1000)
@@ -569,7 +582,7 @@ def test_a_failure_that_may_pass_ends_no_session() -> None:
 
 def test_what_another_gateway_has_is_told_nothing_but_that() -> None:
     a_session = session()
-    due(a_session)
+    a_session.started("first", 1000)
     a_session.receive(final("so", 0, 1))
     a_session.fence()
     assert [m["code"] for m in due_unwritten(a_session)] == ["superseded"]

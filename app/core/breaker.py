@@ -30,28 +30,37 @@ class BreakerState(Enum):
     CLOSED = auto()
     OPEN = auto()
     PROBING = auto()
-    """One call is under way to find out."""
+    """A call is under way to find out."""
 
 
 class Breaker:
-    """After `threshold` failures in a row nobody calls for `cool_down` seconds; then one call probes."""
+    """After `threshold` failures in a row nobody calls for `cool_down` seconds; then one call probes.
+
+    What a failure is, and what a success, is the caller's to say."""
 
     def __init__(self, threshold: int, cool_down: float) -> None:
         self._threshold = threshold
         self._cool_down = cool_down
         self._failures = 0
         self._until = float("-inf")
+        self._probed_at = float("inf")
+        """When the first call after the cool-down was made."""
         self.state = BreakerState.CLOSED
 
     def delay(self, now: float) -> float:
         """Seconds to wait before a call; 0 means call now, and say `succeeded` or `failed` after it."""
-        if self.state is BreakerState.CLOSED:
-            return 0.0
-        if now < self._until:
-            return self._until - now
-        self.state = BreakerState.PROBING
-        self._until = now + self._cool_down  # a probe that nobody hears of again does not stop the others for ever
+        if (left := self.left(now)) > 0:
+            return left
+        if self.state is not BreakerState.CLOSED:
+            if self.state is BreakerState.OPEN:
+                self._probed_at = now
+            self.state = BreakerState.PROBING
+            self._until = now + self._cool_down  # a probe that nobody hears of again does not stop the others for ever
         return 0.0
+
+    def left(self, now: float) -> float:
+        """As `delay`, for who does not call yet."""
+        return 0.0 if self.state is BreakerState.CLOSED else max(0.0, self._until - now)
 
     def says(self, now: float) -> str | None:
         """In words, while nobody may call. After that somebody must, or nobody would know."""
@@ -62,6 +71,12 @@ class Breaker:
     def succeeded(self) -> None:
         self._failures = 0
         self.state = BreakerState.CLOSED
+
+    def bears(self, since: float) -> None:
+        """A call made then goes on, though no success can be told: for a probe that is enough. One from before proves
+        nothing, and while no probe is needed it begins no count anew."""
+        if self.state is BreakerState.PROBING and since >= self._probed_at:
+            self.succeeded()
 
     def failed(self, now: float) -> None:
         self._failures += 1

@@ -78,8 +78,8 @@ TAKEN: dict[tuple[Phase, str], Take] = {
     (Phase.LISTENING, "keepalive"): Take.YES,
     (Phase.LISTENING, "stop"): Take.YES,
     (Phase.STOPPING, "keepalive"): Take.YES,
-    (Phase.STOPPING, "finalize"): Take.IGNORE,  # a client that resumed does not know whether it was heard,
-    (Phase.STOPPING, "stop"): Take.IGNORE,  # nor this
+    (Phase.STOPPING, "stop"): Take.IGNORE,  # a client that resumed does not know whether it was heard,
+    (Phase.STOPPING, "finalize"): Take.IGNORE,  # nor whether this one was, which it had said before
     **{(Phase.CLOSING, kind): Take.IGNORE for kind in ("audio", "gap", "finalize", "keepalive", "stop")},
     **{(Phase.ENDED, kind): Take.IGNORE for kind in ("audio", "gap", "finalize", "keepalive", "stop")},
 }
@@ -220,6 +220,8 @@ class Session:
         self._is_not_idle(now)
         replayed = self.transcript.history.last - message.last_event
         self.link.say(Resumed(offset=self.received, resume_token=resume_token, replayed=replayed))
+        if not self.is_promised:
+            self._say_not_resumable()
 
     def go_away(self, time_left_ms: int, reason: Literal["drain", "session_limit"]) -> None:
         self.link.say(GoAway(time_left_ms, reason))
@@ -274,8 +276,11 @@ class Session:
         """The store is away: the session goes on without it."""
         if not self._ledger.away:
             self._ledger.away = True
-            text = "the gateway's store is away: until it is back, only this very gateway can go on with the session"
-            self.link.say(WarningMessage("not_resumable", text))
+            self._say_not_resumable()
+
+    def _say_not_resumable(self) -> None:
+        text = "the gateway's store is away: until it is back, only this very gateway can go on with the session"
+        self.link.say(WarningMessage("not_resumable", text))
 
     def fence(self) -> None:
         """Another gateway goes on with it: what is heard here counts no more."""
@@ -425,10 +430,10 @@ class Session:
         """Everything that the link should be sent now, in order: replies, events, newest interims, ack, error. Of what
         is durable, as much as the store has."""
         link = self.link
-        messages = link.replies
+        messages: list[str] = []
+        if not self.is_fenced:  # else not even replies: a token that it gave is worth nothing
+            messages = link.replies + self._news(link)
         link.replies = []
-        if not self.is_fenced:
-            messages += self._news(link)
         if self.error and self.all_is_due:
             messages.append(serialize(error_message(self.error, self.id)))
         return messages

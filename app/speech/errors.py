@@ -17,6 +17,10 @@ Code = grpc.StatusCode
 RETRY_AFTER_MS = 1000
 
 
+class OwnFault(Exception):
+    """Not Google's: the gateway failed over what it was told, and has logged why."""
+
+
 class Verdict(Enum):
     """What follows from a leg's end. The value is what docs/upstream-errors.md says."""
 
@@ -59,9 +63,13 @@ class Ending:
     code: Code
     text: str
     verdict: Verdict
+    ours: str | None = None
+    """The word for clients where it is not the upstream that failed."""
 
     def as_error(self) -> SessionError:
         """What the client is told when the session cannot go on. Google's own text is passed on."""
+        if self.ours:
+            return SessionError(self.ours, self.text, retry_after_ms=RETRY_AFTER_MS)
         named = f"Speech-to-Text: {self.code.name}: {self.text}"
         if self.verdict is Verdict.FATAL:
             return SessionError("upstream_rejected", named)
@@ -77,8 +85,10 @@ def explain(error: BaseException | None) -> Ending:
             code, text = error.grpc_status_code or Code.UNKNOWN, str(error.message)
         case grpc.aio.AioRpcError():
             code, text = error.code(), error.details() or ""
+        case OwnFault():
+            return Ending(Code.INTERNAL, "the gateway failed: its log has the reason", Verdict.FATAL, "internal")
         case NoPlace():
-            code, text = Code.RESOURCE_EXHAUSTED, str(error)
+            return Ending(Code.RESOURCE_EXHAUSTED, str(error), Verdict.LATER, "overloaded")
         case TimeoutError():
             code, text = Code.DEADLINE_EXCEEDED, str(error)
         case _:

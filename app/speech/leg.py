@@ -6,6 +6,7 @@ generator never raises; ending is a sentinel in the queue, so that gRPC half-clo
 """
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -13,12 +14,17 @@ from app.core.audio import Pace
 from app.core.handover import Stretch
 from app.core.protocol import SessionConfig
 from app.speech.dialect import Dialect
+from app.speech.errors import OwnFault
 from app.speech.pool import Lease, NoPlace
 from app.speech.responses import ResponseReader
+
+log = logging.getLogger(__name__)
 
 HOLD_SECONDS = 0.2
 """A leg whose config Google has not taken before, or that follows a failure, holds its audio for so long: a refusal
 that meets a write on its way comes out of grpc.aio as INTERNAL "Internal error from Core", whatever Google said."""
+STEADY_SECONDS = 1.0
+"""An upstream that is down does not take audio for so long."""
 CALL_TIMEOUT_SECONDS = 330.0
 """Longer than Google lets any stream live (305 s on v1, 300 s on v2)."""
 
@@ -91,6 +97,11 @@ class Leg:
     @property
     def said_anything(self) -> bool:
         return self.heard_at > self.opened_at
+
+    @property
+    def took_audio(self) -> bool:
+        """For so long that it seems well, though it may have had nothing to say."""
+        return self.connected and self.sent_at - self.opened_at >= STEADY_SECONDS
 
     @property
     def connected(self) -> bool:
@@ -168,7 +179,7 @@ class Leg:
             self._call = await asyncio.shield(opening)  # cancelled, it would open all the same, unseen
             async for response in self._call:
                 self.heard_at = clock()
-                heard(self, response)
+                _tell(heard, self, response)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if self._given_up is None and task is not None and task.cancelling():
@@ -218,6 +229,15 @@ class Leg:
                 return
             else:
                 self.live = True  # nothing is kept that was not sent, and nothing can come in between
+
+
+def _tell(heard: Callable[[Leg, Any], None], leg: Leg, response: Any) -> None:
+    """Raises OwnFault: what goes wrong there is not Google's failure."""
+    try:
+        heard(leg, response)
+    except Exception as error:
+        log.exception("what a stream said could not be taken")
+        raise OwnFault from error
 
 
 def _cancel_call(opened: asyncio.Future[Any]) -> None:

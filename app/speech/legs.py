@@ -13,17 +13,16 @@ from typing import Any
 
 from app.core.audio import AudioFormat, Pace
 from app.core.breaker import Breaker
-from app.core.errors import SessionError
 from app.core.handover import Handover, Stretch
 from app.core.protocol import SessionConfig
 from app.core.recognition import ActivityTimeout, Event, Failed, Finished, LegEnded, Result, Settled, SpeechActivity
 from app.speech.activity import Activity
 from app.speech.change import Change, Changes
 from app.speech.dialect import Dialect
-from app.speech.errors import RETRY_AFTER_MS, Verdict, explain
+from app.speech.errors import Verdict, explain
 from app.speech.leg import Leg
 from app.speech.limits import LegLimits
-from app.speech.pool import NoPlace, Pool
+from app.speech.pool import Lease, NoPlace, Pool
 from app.speech.responses import ResponseReader
 from app.speech.retry import Retry
 
@@ -87,7 +86,7 @@ class Legs:
         self._finished_at: float | None = None
         """No more audio comes; of what came the upstream has said nothing since."""
         self._running = False
-        """A leg has said something: the session is no new one any more."""
+        """A leg has had its place: the session is no new one any more."""
         self._hold = True
         """The next leg's config was not taken by Google before, or the last leg failed."""
         self._clock = asyncio.get_running_loop().time
@@ -168,7 +167,7 @@ class Legs:
     async def close(self) -> None:
         """Ends every call at once. Nothing is heard afterwards."""
         listen, self._listen = self._listen, _ignore
-        await self._retry.close()
+        self._retry.close()
         legs = [*self._legs.values(), *self._retired]
         self._legs.clear()
         self._retired.clear()
@@ -227,6 +226,8 @@ class Legs:
                 self._retry.tell(f"all {self._pool.places} streams to the upstream are taken", self._pool.wait_seconds)
             elif self._is_dead(leg, now):
                 leg.give_up(TimeoutError(f"no answer for {self._limits.answer:g} s"))
+            elif leg.took_audio and not leg.ended:
+                self._retry.bears(leg.opened_at)
         if self._finished_at is not None and self._retry.waiting and now - self._finished_at >= self._limits.replay:
             self._retry.lose(self._handover.abandon())
             self._finish_if_done()
@@ -319,7 +320,7 @@ class Legs:
 
     def _open_when_it_may(self, stretch: Stretch, now: float) -> None:
         """While the upstream fails, the stretch waits for its leg with the others."""
-        if not self._retry.waiting and not self._retry.must_wait():
+        if not self._retry.must_wait():
             self._open(stretch, now)
 
     def _open(self, stretch: Stretch, now: float) -> None:
@@ -343,9 +344,14 @@ class Legs:
         self._hold = False
         self._activity.forget()
         self._legs[stretch] = leg
-        leg.open(lambda: self._pool.acquire(running=self._running), self._heard, self._ended)
+        leg.open(self._acquire, self._heard, self._ended)
         if stretch.end is not None:
             leg.half_close(now)
+
+    async def _acquire(self) -> Lease:
+        lease = await self._pool.acquire(running=self._running)
+        self._running = True
+        return lease
 
     def _tell_bill(self, leg: Leg, listen: Callable[[Event], None]) -> None:
         if not leg.has_place:
@@ -416,16 +422,20 @@ class Legs:
             self._listen(Failed(ending.as_error()))
             return
         if isinstance(leg.error, NoPlace) and not self._running:
-            self._listen(Failed(SessionError("overloaded", str(leg.error), retry_after_ms=RETRY_AFTER_MS)))
+            self._listen(Failed(ending.as_error()))
             return
         self._hold = True
         self._handover.drop_heard()
         self._say_settled()
         self._hear_next()  # all of it was final: the leg after it may have said its words already
         if self._handover.stretches:
-            self._retry.after(ending)
+            self._retry.after(ending, worked=self._worked(leg))
         else:
             self._finish_if_done()
+
+    def _worked(self, leg: Leg) -> bool:
+        """It had said something. Or it took audio, in which nobody may have spoken; but not twice in a row."""
+        return leg.said_anything or (leg.took_audio and not self._retry.failing)
 
     def _finish_if_done(self) -> None:
         if self._finished_at is not None and not self._handover.stretches and not self._retired:
@@ -443,7 +453,6 @@ class Legs:
 
     def _heard(self, leg: Leg, response: Any) -> None:
         self._retry.works()
-        self._running = True
         if self._finished_at is not None:
             self._finished_at = self._clock()
         if leg in self._retired:
