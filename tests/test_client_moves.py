@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from app.client import Audio, GatewayError, Message, Reconnected, Reconnecting, SessionConfig, Transcriber
-from app.client.keeper import spread
+from app.client.attempt import spread
 from app.core.protocol import Final, GoAway, Stopped
 from tests.scripted import Peer, Script, in_turn, scripted
 
@@ -213,7 +213,8 @@ async def test_a_network_that_changes_again_is_followed_at_once() -> None:
 
 
 async def test_an_attempt_of_ours_that_was_given_up_may_win() -> None:
-    """Its `resume` comes after the one that followed it: that is closed 4409, and it is our own doing."""
+    """Its `resume` comes after the one that followed it: that is closed 4409, and its token is dead. The one before is
+    good."""
     asked = asyncio.Event()
 
     async def old(peer: Peer) -> None:
@@ -230,16 +231,24 @@ async def test_an_attempt_of_ours_that_was_given_up_may_win() -> None:
         await peer.resumed(0)
         await peer.fail(4409, "superseded")
 
-    async def new(peer: Peer) -> None:
+    async def knows_another(peer: Peer) -> None:
         assert (await peer.resume())["resume_token"] == "r2"
+        await peer.fail(4404, "session_unknown")
+
+    async def new(peer: Peer) -> None:
+        assert (await peer.resume())["resume_token"] == "r1"
         await goes_on(peer, 0, 0, 0)
 
-    async with scripted(in_turn(old, never_answers, loses, new)) as url, Transcriber(url, CONFIG) as transcriber:
+    async with (
+        scripted(in_turn(old, never_answers, loses, knows_another, new)) as url,
+        Transcriber(url, CONFIG) as transcriber,
+    ):
         transcriber.network_changed()
         await asked.wait()
         transcriber.network_changed()
         await transcriber.stop()
         assert texts(await everything(transcriber)) == ["last"]
+    assert transcriber.sessions == 1
 
 
 async def test_who_is_superseded_by_somebody_else_is_over() -> None:

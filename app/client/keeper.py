@@ -7,10 +7,11 @@ one task that decides.
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from math import inf
-from typing import Any, TypeVar
+from typing import Any
 
+from app.client.attempt import Attempt, Open, spread
 from app.client.connect import LEFT, REPLACED, Socket, hang_up
 from app.client.errors import (
     ConnectionLostError,
@@ -33,7 +34,6 @@ from app.core.protocol import (
     Error,
     GoAway,
     Keepalive,
-    Resume,
     Resumed,
     ServerMessage,
     Start,
@@ -46,13 +46,6 @@ RETRY_BASE, RETRY_CAP = 0.05, 5.0
 """Seconds: before the first attempt up to 0.1, then twice as much each time."""
 HEALTHY_SECONDS = 10.0
 """A connection that has lived so long was a good one: the backoff starts anew."""
-GO_AWAY_PART, GO_AWAY_SECONDS = 0.25, 2.0
-"""Of `time_left_ms`, and at most: over so long the clients of a gateway that goes away are spread."""
-
-T = TypeVar("T")
-Answered = tuple[Socket, Started | Resumed]
-Open = Callable[[Start | Resume], Awaitable[Answered]]
-"""A socket, and the answer to its first message. Raises TranscriberError."""
 
 
 class Keeper:
@@ -87,9 +80,7 @@ class Keeper:
         self._link: Link | None = None
         self._running: asyncio.Task[None]
         """The link at work."""
-        self._attempt: asyncio.Task[Answered] | None = None
-        self._dialling = False
-        """The attempt has begun: it does not wait any more."""
+        self._attempt: Attempt | None = None
         self._rivals = False
         """An attempt of ours that was given up may still reach the gateway, and win."""
         self._hole: int | None = None
@@ -119,12 +110,12 @@ class Keeper:
     async def close(self) -> None:
         """The session ends, unless it has to wait for a connection."""
         self.over = True
-        try:
-            if self._link is not None:
-                await hang_up(self._link.socket, LEFT)
-        finally:
-            self._wake.set()
-            await asyncio.wait([self._task])
+        self._wake.set()
+        await asyncio.wait([self._task])
+        if self._link is not None:
+            await hang_up(self._link.socket, LEFT)
+        self._running.cancel()
+        await asyncio.gather(self._running, *self._leaving, return_exceptions=True)
 
     def kick(self) -> None:
         """Something was put into the outbox."""
@@ -154,11 +145,11 @@ class Keeper:
         finally:
             self.over = True
             self.news.set()
-            await self._end()
+            self._drop_attempt()
 
     async def _look(self) -> None:
         """At whatever has happened. Raises TranscriberError where nothing can be done."""
-        if self._attempt is not None and self._attempt.done():
+        if self._attempt is not None and self._attempt.done:
             await self._answered(self._attempt)
         if self._link is not None and self._running.done():
             self._broken(self._link)
@@ -168,12 +159,6 @@ class Keeper:
                 self._dial(0)
         if self._link is None and self._lost_at is not None and self._clock() >= self._lost_at + self._patience:
             raise as_lost(self._trouble)
-
-    async def _end(self) -> None:
-        """The last link is left to `close`."""
-        self._drop_attempt()
-        self._running.cancel()
-        await asyncio.gather(self._running, *self._leaving, return_exceptions=True)
 
     # A link -----------------------------------------------------------------------------------
 
@@ -199,7 +184,8 @@ class Keeper:
             base=self._timeline.base,
             frame_bytes=self._timeline.started.limits.max_frame_bytes,
         )
-        self._running = self._wakes(self._link.run())
+        self._running = asyncio.create_task(self._link.run())
+        self._running.add_done_callback(lambda _: self._wake.set())
         if self._told is not None:
             self._told = None
             self._tell(Reconnected(resumed=isinstance(hello, Resumed)))
@@ -233,10 +219,9 @@ class Keeper:
         self._count_patience(link)
         self._leave(link)
         self._outbox.lost()
-        ours = is_superseded(failure) and (self._moving or self._rivals)
-        if self._patience <= 0 or (is_for_good(failure) and not ours):
+        if self._patience <= 0 or self._is_the_end(failure):
             raise failure
-        if not (self._moving and (ours or is_leaving(failure))):
+        if not (self._moving and (is_superseded(failure) or is_leaving(failure))):
             self._say_lost(failure)
         if self._is_useless(failure):
             self._start_anew()
@@ -250,6 +235,10 @@ class Keeper:
             self._lost_at, self._settled_then = self._clock(), settled
         if self._patience < inf:
             asyncio.get_running_loop().call_at(self._lost_at + self._patience, self._wake.set)
+
+    def _is_the_end(self, failure: TranscriberError) -> bool:
+        """Not where it was an attempt of our own that has superseded another."""
+        return is_for_good(failure) and not (is_superseded(failure) and (self._moving or self._rivals))
 
     def _is_useless(self, failure: TranscriberError) -> bool:
         """The session cannot be resumed, or brings the same hole in its events again."""
@@ -268,7 +257,7 @@ class Keeper:
     @property
     def _moving(self) -> bool:
         """An attempt is under way, and does not only wait for its time."""
-        return self._attempt is not None and self._dialling
+        return self._attempt is not None and self._attempt.dialling
 
     def _dial_later(self, failure: TranscriberError) -> None:
         self._dial(self._backoff.next(random.random) + retry_after(failure))
@@ -276,15 +265,9 @@ class Keeper:
     def _dial(self, delay: float) -> None:
         """A new attempt, instead of the one under way."""
         self._drop_attempt()
-        self._attempt = self._wakes(self._open_after(delay))
+        self._attempt = Attempt(self._open, lambda: self._timeline.resume() or self._start, delay, self._wake.set)
 
-    async def _open_after(self, delay: float) -> Answered:
-        self._dialling = False
-        await asyncio.sleep(delay)
-        self._dialling = True
-        return await self._open(self._timeline.resume() or self._start)
-
-    async def _answered(self, attempt: asyncio.Task[Answered]) -> None:
+    async def _answered(self, attempt: Attempt) -> None:
         self._attempt = None
         try:
             socket, hello = attempt.result()
@@ -297,14 +280,14 @@ class Keeper:
     def _refused(self, failure: TranscriberError) -> None:
         """An attempt came to nothing. A link that is there goes on; what refuses us for good it will tell itself."""
         if self._link is not None:
-            if not is_for_good(failure):
+            if not self._is_the_end(failure):
                 self._dial_later(failure)
             return
         self._trouble = failure
         self._say_lost(failure)
-        if is_for_good(failure):
+        if self._is_the_end(failure):
             raise failure
-        if is_gone(failure):
+        if is_gone(failure) and not (self._rivals and self._timeline.take_token_before()):
             self._start_anew()
         self._dial_later(failure)
 
@@ -317,9 +300,8 @@ class Keeper:
 
     def _drop_attempt(self) -> None:
         if self._attempt is not None:
-            self._rivals |= self._dialling
-            self._attempt.cancel()
-            self._own(_forget(self._attempt))
+            self._rivals |= self._moving
+            self._own(self._attempt.drop())
             self._attempt = None
 
     # What is said and owned -------------------------------------------------------------------
@@ -329,26 +311,8 @@ class Keeper:
             self._told = str(failure)
             self._tell(Reconnecting(self._told))
 
-    def _wakes(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Its end wakes the one who decides."""
-        task = asyncio.create_task(work)
-        task.add_done_callback(lambda _: self._wake.set())
-        return task
-
     def _own(self, work: Coroutine[Any, Any, None]) -> None:
         """Done beside everything else, and awaited at the end."""
         task = asyncio.create_task(work)
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
-
-
-def spread(left_ms: int, dice: Callable[[], float]) -> float:
-    """Seconds from `go_away` to the attempt to move; `dice` gives 0 to 1."""
-    return dice() * min(GO_AWAY_SECONDS, GO_AWAY_PART * left_ms / 1000)
-
-
-async def _forget(attempt: asyncio.Task[Answered]) -> None:
-    """It was cancelled, which may have come too late."""
-    await asyncio.wait([attempt])
-    if not attempt.cancelled() and attempt.exception() is None:
-        await hang_up(attempt.result()[0], REPLACED)

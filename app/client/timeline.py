@@ -69,6 +69,7 @@ class Timeline:
         self._session = _Session(0, 0)
         self._resume_token: str | None = None
         """The newest; none while no session was accepted."""
+        self._token_before: str | None = None
         self._events = 0
         """Durable messages that came out."""
         self._gaps: list[tuple[int, int]] = []
@@ -98,14 +99,22 @@ class Timeline:
             return None
         return Resume(self.started.session_id, self._resume_token, self._session.last_event)
 
+    def take_token_before(self) -> bool:
+        """Whether there is one. It is the right one where an attempt that was given up was heard after the one that
+        came through, and before anything was said on that."""
+        if self._token_before is None:
+            return False
+        self._resume_token, self._token_before = self._token_before, None
+        return True
+
     def begin(self, started: Started) -> None:
         self.started = started
         self.window = started.limits.window_bytes
         self.sessions += 1
-        self._resume_token = started.resume_token
+        self._resume_token, self._token_before = started.resume_token, None
 
     def go_on(self, resumed: Resumed) -> None:
-        self._resume_token = resumed.resume_token
+        self._resume_token, self._token_before = resumed.resume_token, self._resume_token
         self._session.resumes += 1
         self.received = self.base + resumed.offset
         self._outbox.rewind(self.received)
@@ -121,7 +130,7 @@ class Timeline:
         self._gaps_before = [gap for gap in self._gaps_before + self._gaps if gap[1] > shift_ms]
         self._gaps = []
         self._session = _Session(base, shift_ms)
-        self._resume_token = None
+        self._resume_token = self._token_before = None
         self.throttled = False
         self.received = self.settled = base
         self._outbox.restart(base)
