@@ -26,7 +26,7 @@ bench: .venv/dev           ## what is measured: see bench/README.md
 	$(BIN)/python -m bench
 
 prove: .venv/dev           ## that no word is lost upstream and none stands twice: 42 runs, over an hour
-	$(BIN)/python -m bench.prove --jobs 8
+	$(BIN)/python -m bench.prove --jobs 6
 
 lock: .venv/dev            ## renew the pinned versions and hashes in requirements/
 	$(LOCK) --upgrade --extra dev --extra microphone -o requirements/dev.txt

@@ -20,7 +20,7 @@ from bench.transcription import Plan, transcribe_elsewhere
 LEG_SECONDS = 8.0
 DOWN_SECONDS = 60.0
 KINDS = ("legs", "down", "faults", "both")
-WIDTH = 110
+WIDTH = 120
 COLUMNS = ("run", "streams", "deleted", "inserted", "substituted", "gaps", "wrong", "in finals", "silence", "late")
 
 
