@@ -241,6 +241,15 @@ def test_what_the_client_skipped_in_audio_that_is_lost_is_told_once_and_in_its_p
     assert a_session.transcript.gap_bytes == 5 * SECOND
 
 
+def test_no_interim_follows_the_gap_that_it_is_in() -> None:
+    a_session = session()
+    hear_audio(a_session, 1)
+    a_session.receive(interim("so"))
+    a_session.receive(Losing(0, SECOND))
+    a_session.receive(Lost(0, SECOND))
+    assert [m["type"] for m in due(a_session)] == ["gap", "ack"]
+
+
 # Finalize and stop ------------------------------------------------------------------------------
 
 

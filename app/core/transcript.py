@@ -74,6 +74,7 @@ class Transcript:
             case Settled(offset):
                 self.settle(offset)
             case Losing(start, end):
+                self._interims.clear()  # nobody will hear more of that
                 self._lose_upto(start, end)
             case Lost(start, end):
                 self.lose(start, end)
