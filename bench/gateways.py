@@ -11,6 +11,8 @@ from pathlib import Path
 
 from app.cli.demo import COMMAND, until_ready
 
+READY_SECONDS = 180.0
+"""Many start at once, on a machine that has other work."""
 DRAIN_SECONDS = 60.0
 """After SIGTERM; then it is a failure."""
 PORTS = range(20_000, 32_000)
@@ -37,7 +39,7 @@ class GatewayProcess:
             self._process = await asyncio.create_subprocess_exec(
                 *self._command, env=os.environ | self._settings, stdin=DEVNULL, stdout=log, stderr=log
             )
-            await until_ready(self.url, self._process, log, lambda _: None)
+            await until_ready(self.url, self._process, log, lambda _: None, READY_SECONDS)
 
     async def kill(self) -> None:
         """kill -9."""

@@ -54,11 +54,13 @@ async def own_gateway(say: Callable[[str], None], command: tuple[str, ...] = COM
             await _stop(process)
 
 
-async def until_ready(url: str, process: Process, log: IO[bytes], say: Callable[[str], None]) -> None:
+async def until_ready(
+    url: str, process: Process, log: IO[bytes], say: Callable[[str], None], seconds: float = READY_SECONDS
+) -> None:
     """Until `/readyz` answers 200. Raises GatewayNotReadyError."""
     heard = NOT_LISTENING  # at first that is no news
     try:
-        async with asyncio.timeout(READY_SECONDS), httpx.AsyncClient(trust_env=False) as http:
+        async with asyncio.timeout(seconds), httpx.AsyncClient(trust_env=False) as http:
             while (answer := await _ask(http, url)) != "ready":
                 if process.returncode is not None:
                     raise GatewayNotReadyError(f"the gateway ended with code {process.returncode}{_tail(log)}")
@@ -67,9 +69,7 @@ async def until_ready(url: str, process: Process, log: IO[bytes], say: Callable[
                     say(f"not ready yet: {answer}")
                 await asyncio.sleep(POLL_SECONDS)
     except TimeoutError:
-        raise GatewayNotReadyError(
-            f"the gateway was not ready in {READY_SECONDS:.0f} s ({heard}){_tail(log)}"
-        ) from None
+        raise GatewayNotReadyError(f"the gateway was not ready in {seconds:.0f} s ({heard}){_tail(log)}") from None
 
 
 async def _ask(http: httpx.AsyncClient, url: str) -> str:
