@@ -6,6 +6,7 @@ by word. Every second seed has legs of 8 s and faults of every kind upstream, to
 import argparse
 import asyncio
 import sys
+import traceback
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -15,8 +16,7 @@ from tempfile import TemporaryDirectory
 from rich.console import Console
 from rich.table import Table
 
-from app.cli.demo import GatewayNotReadyError
-from app.client import Transcriber, TranscriberError
+from app.client import Transcriber
 from bench.compared import Compared, seeds
 from bench.gateways import gateways
 from bench.misfortunes import KINDS, NETWORK, Lines, World, draw
@@ -76,8 +76,9 @@ async def travel(plan: Plan, lines: Lines) -> Journey:
             async with _world(plan, Path(folder), notes) as world:
                 async with asyncio.timeout(plan.minutes * 60 + MORE_SECONDS):
                     return await _go(plan, lines, world)
-        except (TranscriberError, TimeoutError, GatewayNotReadyError) as error:
-            raise RunFailed(f"{plan.name}: {error!r}; {'; '.join(notes)}{_read(Path(folder))}") from error
+        except Exception as error:  # whatever it is: the others go on
+            where = "".join(traceback.format_exception(error))
+            raise RunFailed(f"{plan.name}: {where}{'; '.join(notes)}{_read(Path(folder))}") from error
 
 
 @asynccontextmanager
@@ -128,7 +129,7 @@ async def prove(numbers: list[int], minutes: float, kinds: list[str], jobs: int)
         async with turn:
             try:
                 journey = await travel(*planned(seed, minutes, kinds))
-            except RunFailed as error:  # the others go on
+            except RunFailed as error:
                 print(error, file=sys.stderr, flush=True)
                 return None
         if (beside := await base) is None:

@@ -51,10 +51,15 @@ class Connection:
 
     @property
     def token(self) -> str | None:
-        """That the client has come with: none where it says `start`."""
-        size = self.opening[1] & 127
-        at = 4 if size == 126 else 2
-        mask, payload = self.opening[at : at + 4], self.opening[at + 4 :]
+        """That the client has come with: none where it says `start`, or nothing."""
+        if len(self.opening) < 2:
+            return None
+        size, at = self.opening[1] & 127, 2
+        if size == 126:
+            size, at = int.from_bytes(self.opening[2:4], "big"), 4
+        mask, payload = self.opening[at : at + 4], self.opening[at + 4 : at + 4 + size]
+        if len(payload) < size:
+            return None
         message = json.loads(bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload)))
         token: str | None = message.get("resume_token")
         return token
@@ -75,8 +80,9 @@ class Connection:
         _reset(self._client[1])
 
     async def deliver(self) -> None:
-        """What is held; waits for the answer, which nobody hears."""
-        if self._back is not None:
+        """What is held, unless its client said nothing, or its gateway has gone; waits for the answer, which nobody
+        hears."""
+        if self._back is not None and self.opening and self.silent and not self._back[1].is_closing():
             self._back[1].write(self.opening)
             with suppress(TimeoutError):
                 async with asyncio.timeout(DELIVER_SECONDS):
