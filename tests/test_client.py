@@ -189,6 +189,29 @@ async def test_a_client_is_never_more_than_the_window_ahead_of_what_is_final() -
         await heard(transcriber)
 
 
+async def test_a_microphone_does_not_wait_for_a_socket_that_is_stuck() -> None:
+    """What it says meanwhile is kept, up to the window; only after that it is skipped."""
+
+    async def script(peer: Peer) -> None:
+        transport: Any = peer.socket.transport
+        await peer.begin(window=20_000_000)
+        transport.pause_reading()
+        await said.wait()
+        transport.resume_reading()
+        await peer.hear_until("stop")
+        assert len(peer.audio) == 16_000_000
+        await peer.stopped(1)
+
+    said = asyncio.Event()
+    async with scripted(script) as url, Transcriber(url, CONFIG, overflow="gap") as transcriber:
+        for _ in range(16):
+            await transcriber.send(bytes(1_000_000))
+        assert transcriber.room == 4_000_000
+        said.set()
+        await transcriber.stop()
+        await heard(transcriber)
+
+
 async def test_what_is_not_final_is_kept_and_nothing_else() -> None:
     async def script(peer: Peer) -> None:
         await peer.begin()

@@ -12,7 +12,7 @@ from app.core.protocol import Audio, Gap
 AUDIO = Audio(encoding="LINEAR16", sample_rate_hertz=16_000)
 BLOCK_SECONDS = 0.1
 KEPT_BLOCKS = 100
-"""10 s: what a gateway may be slow before audio is lost, and said to be."""
+"""10 s: until the gateway has accepted the session. After that the client has room of its own."""
 INSTALL_HINT = "pip install 'captions-gateway[microphone]'"
 PORTAUDIO_HINT = "install it, on Debian: apt install libportaudio2"
 

@@ -4,6 +4,7 @@
 sends what is in the outbox and hears what the gateway says, whether or not anybody iterates over `messages()`.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
@@ -43,8 +44,9 @@ class Transcriber:
         give_up_seconds: float | None = None,
     ) -> None:
         """`frame_ms`: what is longer goes out in several frames; what is shorter goes out as it is. `overflow`: without
-        credit `send` waits, or, for a microphone, skips the audio: a `gap` that readers are told of. `give_up_seconds`:
-        without a connection for so long, or one that gets anywhere, the session has failed."""
+        credit `send` waits, or, for a microphone, skips the audio: a `gap` that readers are told of; then it waits for
+        nothing. `give_up_seconds`: without a connection for so long, or one that gets anywhere, the session has
+        failed."""
         form = AudioFormat.of(config.audio)
         self._overflow = overflow
         self._frame_bytes = max(1, form.offset(frame_ms))
@@ -169,9 +171,12 @@ class Transcriber:
             raise self._keeper.failure
 
     async def _flush(self) -> None:
-        """Waits for the socket; where there is none, what is in the outbox waits for the next one."""
+        """Waits for the socket; where there is none, what is in the outbox waits for the next one. For who speaks on,
+        the outbox has room up to the window."""
         self._keeper.kick()
-        await self._until(lambda: self._outbox.is_empty or not self._keeper.connected)
+        await asyncio.sleep(0)
+        waits = self._overflow == "wait"
+        await self._until(lambda: self._outbox.is_empty or not (waits and self._keeper.connected))
 
     async def _until(self, ready: Callable[[], bool], *, fail: bool = True) -> None:
         while not ready() and not self._keeper.over:
