@@ -219,27 +219,65 @@ async def test_a_refusal_of_googles_is_passed_on_with_its_text(
     assert "Invalid recognition 'config': bad encoding." in messages[-1]["message"]
 
 
-@pytest.mark.parametrize(("api", "timed_out"), [("v1", True), ("v2", False)])
+SPOKEN = [(2, 0), (3, 3200)]
+"""Activity: speech begins, and ends after 0.1 s."""
+
+
+@pytest.mark.parametrize(
+    ("api", "asked", "told"),
+    [
+        ("v1", {"speech_end_ms": 600}, [*SPOKEN, (4, 22_400)]),
+        ("v2", {"speech_end_ms": 600}, SPOKEN),
+        ("v2", {"speech_start_ms": 700}, []),
+    ],
+)
 async def test_the_voice_activity_timeout_ends_the_session_in_good_order(
-    upstream: ScriptedUpstream, api: str, timed_out: bool
+    upstream: ScriptedUpstream, api: str, asked: dict[str, int], told: list[tuple[int, int]]
 ) -> None:
     """v1 says so and waits for our half-close; v2 just ends the stream."""
 
     async def times_out(call: Call) -> AsyncIterator[Any]:
         async for _ in call.hear():
-            yield call.final("go", 3200)
-            if timed_out:
-                yield call.activity(4, 3200)
-            else:
-                return
+            if len(call.audio) == 22_400:
+                yield call.final("go", 3200)
+                for kind, at in told:
+                    yield call.activity(kind, at)
+                if api == "v2":
+                    return
 
     upstream.script = times_out
     async with run_gateway(upstream=f"grpc://{upstream.address}", speech_api=api) as gateway:
         async with Client.connect(gateway) as client:
-            await client.say(START | {"voice_activity_timeout": {"speech_end_ms": 600}}, SECOND[:3200])
+            await client.say(START | {"voice_activity_timeout": asked}, SECOND[:22_400])
             messages = await client.hear_all()
             assert client.close_code == 1000
     assert finals(messages) == ["go"]
+    assert messages[-1]["type"] == "stopped"
+    assert len(upstream.calls) == 1
+
+
+@pytest.mark.parametrize("told", [[(2, 0)], [(2, 0), (3, 16_000)]], ids=["in speech", "too soon after it"])
+async def test_an_end_that_no_silence_explains_is_not_the_timeout(
+    upstream: ScriptedUpstream, told: list[tuple[int, int]]
+) -> None:
+    """What the stream leaves out is heard by the next one."""
+
+    async def ends_unasked(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            if call is upstream.calls[0] and len(call.audio) == 22_400:
+                for kind, at in told:
+                    yield call.activity(kind, at)
+                return
+        yield call.final(f"0-{len(call.audio)}", len(call.audio))
+
+    upstream.script = ends_unasked
+    async with run_gateway(upstream=f"grpc://{upstream.address}", speech_api="v2") as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START | {"voice_activity_timeout": {"speech_end_ms": 600}}, SECOND[:22_400])
+            await upstream.called(2)
+            await client.say(SECOND, {"type": "stop"})
+            messages = await client.hear_all()
+    assert finals(messages) == ["0-54400"]
     assert messages[-1]["type"] == "stopped"
 
 

@@ -13,6 +13,8 @@ MIN_TIMEOUT_MS = 501
 """Google's own bound on a voice-activity timeout is over 500 ms."""
 AWAITED_MS = 5_000
 """Speech that ended so long ago and brought no final was none."""
+DOUBTS = 3
+"""Legs that may have no words for what was told as speech: then it was noise, or music."""
 
 
 class Activity:
@@ -30,6 +32,8 @@ class Activity:
         self._spoken_ms = 0
         """Where the words begin that are awaited."""
         self._silent_since_ms: int | None = None
+        self._doubts = 0
+        """Legs since the last final that left out the words that were awaited."""
 
     def tell(self, event: Event, *, newest: bool) -> None:
         """What a leg has said; `newest`: that leg hears what comes now."""
@@ -43,6 +47,7 @@ class Activity:
             case Result(is_final=is_final):
                 if is_final:
                     self.awaited = False
+                    self._doubts = 0
                 elif not self.awaited:
                     self._await(event.start_ms)
                 self.speaking = not is_final and newest
@@ -51,20 +56,40 @@ class Activity:
         """A new leg is to tell."""
         self.speaking = False
 
+    @property
+    def is_noise(self) -> bool:
+        """What is told as speech brings no words, whichever leg hears it. Till the next final, a leg that says nothing
+        of it is not dead."""
+        return self._doubts >= DOUBTS
+
+    def doubt(self) -> None:
+        """A leg has left out the words that are awaited."""
+        self._doubts += 1
+
     def is_quiet(self, at: int) -> bool:
         """Nobody speaks at byte `at`, and no words are awaited, as far as was told."""
         if self.speaking:
             return False
         since = self._silent_since_ms
-        return not self.awaited or (since is not None and self._format.ms(at) - since >= AWAITED_MS)
+        over = since is not None and self._format.ms(at) - since >= AWAITED_MS
+        return over or not self.awaited or self.is_noise
 
     def unanswered(self, at: int) -> int:
         """Bytes of audio before byte `at` in which words were spoken that are awaited, as far as was told."""
-        return 0 if self.is_quiet(at) else max(0, at - self._format.offset(self._spoken_ms))
+        return 0 if self.is_noise or self.is_quiet(at) else max(0, at - self._format.offset(self._spoken_ms))
 
     def _await(self, since_ms: int) -> None:
         self.awaited = True
         self._spoken_ms = since_ms
+
+    def has_timed_out(self, at: int) -> bool:
+        """At byte `at` the client's voice-activity timeout had passed, by the silence that was told. v2 says so by the
+        end of a stream, which without such a silence is a failure."""
+        asked = self._config.voice_activity_timeout
+        if asked is None:
+            return False
+        limit, since = (asked.speech_end_ms, self._silent_since_ms) if self._heard else (asked.speech_start_ms, 0)
+        return limit is not None and since is not None and self._format.ms(at) - since >= limit
 
     def config_for(self, start: int) -> SessionConfig:
         """Google counts a voice-activity timeout from the start of a stream; the client's counts in its session."""

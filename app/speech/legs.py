@@ -30,10 +30,12 @@ UNTOLD_SECONDS = 2.0
 """Speech that has gone on for so long was told by the upstream's voice activity, or by an interim."""
 PATIENCE_SECONDS = 0.5
 """A leg that waits longer for its place: the client is told."""
-HEAR_AGAIN = 3
-"""Times that audio is heard again whose leg ended well and left the words out that it had told of."""
 MAX_LEGS = 4
 """Legs of one session at a time: the one that hears, and those whose last words are awaited."""
+
+
+class NoWords(TimeoutError):
+    """Speech went into a leg, as far as was told, and it says nothing."""
 
 
 class Legs:
@@ -77,8 +79,6 @@ class Legs:
         self._changes = Changes(limits, self._format.encoding)
         self._retry = Retry(breaker, listen, self._open_missing)
         self._audio_at = 0.0
-        self._heard_again = -1, 0
-        """Where the audio began that ended in speech without a final, and how often."""
         self._sent = 0
         """How far audio went upstream, on whatever leg."""
         self.deaf = False
@@ -224,24 +224,28 @@ class Legs:
         for leg in [*self._legs.values(), *self._retired]:
             if not leg.has_place and now - leg.opened_at >= PATIENCE_SECONDS:
                 self._retry.tell(f"all {self._pool.places} streams to the upstream are taken", self._pool.wait_seconds)
-            elif self._is_dead(leg, now):
-                leg.give_up(TimeoutError(f"no answer for {self._limits.answer:g} s"))
+            elif error := self._death(leg, now):
+                leg.give_up(error(f"no answer for {self._limits.answer:g} s"))
             elif leg.took_audio and not leg.ended:
                 self._retry.bears(leg.opened_at)
         if self._finished_at is not None and self._retry.waiting and now - self._finished_at >= self._limits.replay:
             self._retry.lose(self._handover.abandon())
             self._finish_if_done()
 
-    def _is_dead(self, leg: Leg, now: float) -> bool:
+    def _death(self, leg: Leg, now: float) -> type[TimeoutError] | None:
         """It takes no audio, or owes an answer: it is not connected, was half-closed, or speech went into it."""
         if leg.ended or not leg.has_place:
-            return False
+            return None
         stuck = leg.behind(self._handover.taken) > self._format.bytes_per_second and leg.half_closed_at is None
-        owes = not leg.connected or leg.half_closed_at is not None or self._owes_words(leg)
+        owes = not leg.connected or leg.half_closed_at is not None
         silent_since = max(leg.heard_at, leg.half_closed_at or 0.0)
         if stuck or leg.half_closed_at is not None:
             silent_since = max(silent_since, leg.sent_at)
-        return (owes or stuck) and now - silent_since >= self._limits.answer
+        if now - silent_since < self._limits.answer:
+            return None
+        if owes or stuck:
+            return TimeoutError
+        return NoWords if self._owes_words(leg) else None
 
     def _owes_words(self, leg: Leg) -> bool:
         """So much speech went into it that it should have said something. Without interims only its first sign of life
@@ -262,12 +266,12 @@ class Legs:
         change = self._changes.due(
             chunk,
             age=now - leg.opened_at,
-            silent=now - leg.heard_at,
+            silent=0.0 if self._activity.is_noise else now - leg.heard_at,
             unsettled=unsettled / self._format.bytes_per_second,
             settled=handover.settled,
             quiet=self._activity.is_quiet(handover.taken),
         )
-        if change is Change.CUT and not self._owes_words(leg):
+        if change is Change.CUT:
             self.cut(now)
         elif change is Change.GUESS and self._at_work < MAX_LEGS and leg.behind(handover.taken) <= self._untold // 2:
             self._guess(leg, now)
@@ -387,7 +391,7 @@ class Legs:
             self._close_books(leg)
 
     def _close_books(self, leg: Leg) -> None:
-        complete = leg.is_complete and not self._left_words_out()
+        complete = leg.is_complete and not self._left_words_out(leg)
         if not complete and leg.stretch.guessed and self._take_back(leg):
             return  # nothing proves that nobody spoke there
         del self._legs[leg.stretch]
@@ -397,7 +401,7 @@ class Legs:
             self._say_settled()
             self._hear_next()
             self._finish_if_done()
-        elif leg.error is None and self._config.voice_activity_timeout is not None:
+        elif leg.error is None and self._activity.has_timed_out(leg.sent):
             self._deafen()
             self._handover.abandon()
             self._say_settled()
@@ -405,19 +409,19 @@ class Legs:
         else:
             self._go_on_after(leg)
 
-    def _left_words_out(self) -> bool:
+    def _left_words_out(self, leg: Leg) -> bool:
         """A leg that ends well has said all that it heard. One that told of speech and gave no final of it was ended
-        unasked, at the very moment when its audio was over. Or it was noise: that is heard again so often, not more."""
-        asked_for = self._config.voice_activity_timeout is not None  # then such an end is no accident
-        if asked_for or not self._activity.awaited:
+        unasked, at the very moment when its audio was over; unless it was noise, or its time was up."""
+        activity = self._activity
+        if not activity.awaited or activity.is_noise or activity.has_timed_out(leg.sent):
             return False
-        settled, times = self._heard_again
-        times = times + 1 if settled == self._handover.settled else 1
-        self._heard_again = self._handover.settled, times
-        return times <= HEAR_AGAIN
+        activity.doubt()
+        return True
 
     def _go_on_after(self, leg: Leg) -> None:
         ending = explain(leg.error)
+        if isinstance(leg.error, NoWords):
+            self._activity.doubt()
         if ending.verdict is Verdict.FATAL:
             self._listen(Failed(ending.as_error()))
             return

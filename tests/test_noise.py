@@ -1,0 +1,109 @@
+"""Speech that was told and never brings words: noise, music, a door. It must be settled like silence is, and a stream
+that is dead must still be noticed.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+import pytest
+
+from tests.gateway import START, Client, run_gateway
+from tests.test_seams import check, name, sound, until
+from tests.upstream import BYTES_PER_SECOND, Call, Script, ScriptedUpstream
+
+HALF = BYTES_PER_SECOND // 2
+TENTH = BYTES_PER_SECOND // 10
+LIMITS = {"answer_seconds": 0.3, "leg_quiet_seconds": 1, "max_utterance_seconds": 2}
+DOUBTS = 3
+
+
+def tells_of_speech(upstream: ScriptedUpstream, *, every_leg: bool) -> Script:
+    """BEGIN and nothing more: from every leg, as in music; or from the first one, which fails then."""
+
+    async def script(call: Call) -> AsyncIterator[Any]:
+        first = call is upstream.calls[0]
+        async for _ in call.hear():
+            if len(call.audio) == TENTH and (first or every_leg):
+                yield call.activity(2, 0)
+                if not every_leg:
+                    await call.context.abort(grpc.StatusCode.ABORTED, "Max duration of 5 minutes reached for stream.")
+        yield call.billed(1)
+
+    return script
+
+
+@pytest.mark.parametrize("every_leg", [True, False], ids=["music", "a noise before a failure"])
+async def test_speech_that_brings_no_words_is_heard_in_peace_at_last(
+    upstream: ScriptedUpstream, every_leg: bool
+) -> None:
+    """Some legs are given up over it; the one after them hears it to a seam, and so do those that follow."""
+    upstream.script = tells_of_speech(upstream, every_leg=every_leg)
+    given_up = DOUBTS + (not every_leg)
+    async with run_gateway(upstream=f"grpc://{upstream.address}", **LIMITS) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, *[bytes(TENTH)] * 5)
+            patient = await upstream.called(given_up + 1)
+            for seconds in range(1, 8):
+                await client.say(*[bytes(TENTH)] * 10)
+                heard = HALF + seconds * BYTES_PER_SECOND
+                await until(lambda heard=heard: has_heard(upstream, heard))  # type: ignore[misc]
+            while (await client.hear("ack"))["final"] < 3 * BYTES_PER_SECOND:
+                pass
+            await client.say({"type": "stop"})
+            messages = await client.hear_all()
+    assert len(patient.audio) > BYTES_PER_SECOND
+    assert messages[-1]["type"] == "stopped"
+    assert messages[-1]["gap_ms"] == 0
+    assert messages[-1]["upstream_streams"] < given_up + 8
+
+
+def has_heard(upstream: ScriptedUpstream, byte: int) -> bool:
+    """The newest leg, or those that hear in peace together, have all audio up to `byte`."""
+    return sum(len(call.audio) for call in upstream.calls[DOUBTS:]) >= byte
+
+
+@pytest.mark.parametrize("silent", [1, 2, 3])
+async def test_words_that_legs_leave_out_are_heard_by_the_next(upstream: ScriptedUpstream, silent: int) -> None:
+    """Legs that tell of speech and go dead are given up while audio comes: nothing of it is lost."""
+
+    async def goes_dead(call: Call) -> AsyncIterator[Any]:
+        yield call.activity(2, 0)
+        async for _ in call.hear():
+            if call not in upstream.calls[:silent]:
+                yield call.interim("so far", end=len(call.audio))
+        yield call.final(name(call.audio), len(call.audio))
+
+    upstream.script = goes_dead
+    audio = sound(48_000)
+    async with run_gateway(upstream=f"grpc://{upstream.address}", answer_seconds=0.3) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, audio[:16_000])
+            await upstream.called(silent + 1)
+            await client.hear("interim")
+            await client.say(audio[16_000:], {"type": "stop"})
+            messages = await client.hear_all()
+    check(messages, audio)
+    assert messages[-1]["upstream_streams"] == silent + 1
+
+
+async def test_a_recognizer_slower_than_an_answer_may_be_is_heard_out(upstream: ScriptedUpstream) -> None:
+    """It tells of speech at once, and of words only when more audio has come than any leg before got."""
+
+    async def slow(call: Call) -> AsyncIterator[Any]:
+        yield call.activity(2, 0)
+        async for _ in call.hear():
+            if len(call.audio) >= 32_000:
+                yield call.interim("so far", end=len(call.audio))
+        yield call.final(name(call.audio), len(call.audio))
+
+    upstream.script = slow
+    audio = sound(48_000)
+    async with run_gateway(upstream=f"grpc://{upstream.address}", answer_seconds=0.3) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, audio[:16_000])
+            await upstream.called(DOUBTS + 1)
+            await client.say(audio[16_000:], {"type": "stop"})
+            messages = await client.hear_all()
+    check(messages, audio)
+    assert [m["text"] for m in messages if m["type"] == "final"] == [name(audio)]
