@@ -199,6 +199,29 @@ async def test_an_utterance_that_is_too_long_is_made_final_piece_by_piece(upstre
     assert sum(len(call.audio) for call in upstream.calls) == len(audio)
 
 
+async def test_silence_that_comes_faster_than_it_goes_up_is_settled_too(upstream: ScriptedUpstream) -> None:
+    """However much of it waits, a leg hears hardly more of it than the limit."""
+    upstream.script = says_nothing
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}", upstream_speed=8, leg_quiet_seconds=4, leg_idle_seconds=60
+    ) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, *[bytes(BYTES_PER_SECOND)] * 24)
+            while (await client.hear("ack"))["final"] < 15 * BYTES_PER_SECOND:
+                pass
+            await client.say({"type": "stop"})
+            messages = await client.hear_all()
+    assert messages[-1]["gap_ms"] == 0
+    assert sum(len(call.audio) for call in upstream.calls) >= 24 * BYTES_PER_SECOND
+    assert max(len(call.audio) for call in upstream.calls) <= 11 * BYTES_PER_SECOND
+
+
+async def says_nothing(call: Call) -> AsyncIterator[Any]:
+    async for _ in call.hear():
+        pass
+    yield call.billed(1)
+
+
 async def heard_with_a_wrong_guess(upstream: ScriptedUpstream, audio: bytes) -> list[dict[str, Any]]:
     """Sends 120,000 bytes; the leg is ended in silence, as it seems, and the third one hears all of it anew."""
     async with run_gateway(

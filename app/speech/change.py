@@ -30,8 +30,8 @@ class Changes:
     def due(
         self, chunk: bytes, *, age: float, silent: float, unsettled: float, settled: int, quiet: bool
     ) -> Change | None:
-        """Before `chunk` goes up. In seconds: the leg's `age`, how long it has been `silent`, its `unsettled` audio.
-        `settled`: a byte."""
+        """Before `chunk` goes up, if any. In seconds: the leg's `age`, how long it has been `silent`, its `unsettled`
+        audio. `settled`: a byte."""
         limits, keeps = self._limits, settled <= self._kept_from
         if (keeps or not quiet) and self._pauses.is_seam(chunk, unsettled / limits.utterance):
             return Change.CUT

@@ -228,6 +228,8 @@ class Legs:
                 leg.give_up(error(f"no answer for {self._limits.answer:g} s"))
             elif leg.took_audio and not leg.ended:
                 self._retry.bears(leg.opened_at)
+        if (newest := self._newest) and newest.behind(self._handover.taken) > 0:
+            self.change_if_due(now)  # no chunk may come while so much waits
         if self._finished_at is not None and self._retry.waiting and now - self._finished_at >= self._limits.replay:
             self._retry.lose(self._handover.abandon())
             self._finish_if_done()
@@ -257,8 +259,8 @@ class Legs:
 
     # One leg follows another --------------------------------------------------------------------
 
-    def change_if_due(self, now: float, chunk: bytes) -> None:
-        """Before `chunk` goes up: speech/change.py says when and how."""
+    def change_if_due(self, now: float, chunk: bytes = b"") -> None:
+        """Before `chunk` comes, or while what came waits to go up: speech/change.py says when and how."""
         leg, handover = self._newest, self._handover
         if leg is None or leg is self._parked or handover.open is None:
             return
@@ -269,19 +271,19 @@ class Legs:
             silent=0.0 if self._activity.is_noise else now - leg.heard_at,
             unsettled=unsettled / self._format.bytes_per_second,
             settled=handover.settled,
-            quiet=self._activity.is_quiet(handover.taken),
+            quiet=self._activity.is_quiet(leg.sent),
         )
         if change is Change.CUT:
             self.cut(now)
-        elif change is Change.GUESS and self._at_work < MAX_LEGS and leg.behind(handover.taken) <= self._untold // 2:
+        elif change is Change.GUESS and self._at_work < MAX_LEGS:
             self._guess(leg, now)
         elif change is Change.HAND_BACK and self._hand_back(leg):
             self._changes.keep(handover.settled)
 
     def _guess(self, leg: Leg, now: float) -> None:
-        """Speech may have begun that the upstream has not told of yet: the next leg hears the last moments too. So does
-        the old one, which has all of them in its queue: its last words are the proof."""
-        if stretch := self._handover.cut_behind(self._handover.taken - self._untold):
+        """Speech may have begun that the upstream has not told of yet: the next leg hears the last moments too. The old
+        one has heard them, and its last words are the proof."""
+        if stretch := self._handover.cut_behind(leg.sent - self._untold):
             leg.half_close(now)
             self._open_when_it_may(stretch, now)
 
@@ -377,10 +379,10 @@ class Legs:
             self._retired.discard(leg)
             self._tell_bill(leg, self._listen)
             self._finish_if_done()
-        elif leg is self._parked and leg.error is not None and self._is_brimming:
+        elif leg is self._parked and leg.error is not None:
             self._parked = None  # the next leg hears the utterance, and goes on with it
             self._close_ended()
-        elif leg is self._parked and (leg.error is not None or self._is_brimming):
+        elif leg is self._parked and self._is_brimming:
             self.cut(self._clock())
         else:
             self._close_ended()

@@ -21,11 +21,11 @@ class Pauses:
 
     def is_seam(self, chunk: bytes, used: float) -> bool:
         """Whether to cut before `chunk`, with this part of the limit `used`. The less is left, the shallower a pause
-        will do; at 1 anything does."""
-        if used < _SEEK_FROM:
-            return False
+        will do; at 1 anything does, even without a chunk."""
         if used >= 1:
             return True
+        if used < _SEEK_FROM or not chunk:
+            return False
         peak = loudness(chunk, self._encoding)
         self._recent.append(peak)
         depth = (used - _SEEK_FROM) / (1 - _SEEK_FROM)
