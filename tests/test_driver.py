@@ -32,6 +32,7 @@ async def test_a_session_is_heard_byte_for_byte(gateway: Gateway, upstream: Scri
         "gap_ms": 0,
         "upstream_streams": 1,
         "resumes": 0,
+        "replayed_ms": 0,
     }
 
 

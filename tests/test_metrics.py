@@ -97,7 +97,7 @@ async def test_a_planned_change_of_streams_replays_what_came_since_the_last_fina
             stopped = (await client.hear_all())[-1]
         await gateway.until_no_session()
         seen = await counted(gateway)
-    assert (stopped["upstream_streams"], stopped["billed_ms"]) == (2, 4000)
+    assert (stopped["upstream_streams"], stopped["billed_ms"], stopped["replayed_ms"]) == (2, 4000, 500)
     assert seen["gateway_legs_total{OK}"] == 2
     assert seen["gateway_replayed_seconds_total"] == 0.5
     assert seen["gateway_billed_seconds_total"] == 4

@@ -390,9 +390,12 @@ async def test_what_is_over_the_bound_is_an_explicit_gap(upstream: ScriptedUpstr
             await client.say(START, second)
             await client.hear("warning")
             await client.say(*[second] * 14)
+            assert (await client.hear("throttle"))["state"] == "on"
             while (await client.hear("ack"))["received"] < 15 * BYTES_PER_SECOND:
                 pass
             away = False
+            while (await client.hear("throttle"))["state"] == "on":
+                pass
             await client.say({"type": "stop"})
             messages = await client.hear_all()
     gaps = [m for m in messages if m["type"] == "gap"]

@@ -282,6 +282,7 @@ def test_stopped_is_the_last_event_and_has_the_sums() -> None:
         "gap_ms": 1000,
         "upstream_streams": 1,
         "resumes": 0,
+        "replayed_ms": 0,
     }
     assert a_session.ended
 

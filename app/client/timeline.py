@@ -34,7 +34,7 @@ from app.core.protocol import (
 
 ROUNDING_MS = 2
 """Times are whole milliseconds; sums of them are less exact."""
-COUNTS = ("audio_ms", "billed_ms", "finals", "gap_ms", "upstream_streams", "resumes")
+COUNTS = ("audio_ms", "billed_ms", "finals", "gap_ms", "upstream_streams", "resumes", "replayed_ms")
 """Of `stopped`."""
 
 Timed = TypeVar("Timed", bound=Struct)

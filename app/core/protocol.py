@@ -242,6 +242,8 @@ class Stopped(Struct, frozen=True, tag="stopped"):
     gap_ms: int
     upstream_streams: int
     resumes: int
+    replayed_ms: int = 0
+    """Audio that was heard by a second stream, too."""
 
 
 class Error(Struct, frozen=True, tag="error", omit_defaults=True):

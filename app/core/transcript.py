@@ -173,6 +173,7 @@ class Transcript:
                 gap_ms=self.format.ms(self.gap_bytes),
                 upstream_streams=self.legs,
                 resumes=resumes,
+                replayed_ms=self.replayed_ms,
             )
         )
 

@@ -118,7 +118,8 @@ class GoogleRecognizer:
             and self.queued_ms <= self._limits.chunk_ms
             and now - self._delayed_until > THROTTLE_OFF_SECONDS
         )
-        self._throttle(on=self._throttled and not keeps_up)
+        piles_up = self._legs.is_away and self.queued_ms > self._limits.queue * 1000
+        self._throttle(on=piles_up or (self._throttled and not keeps_up))
 
     async def _put(self, chunk: bytes) -> None:
         self._putting = True

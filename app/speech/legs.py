@@ -110,6 +110,11 @@ class Legs:
         )
 
     @property
+    def is_away(self) -> bool:
+        """The upstream fails: what comes is kept."""
+        return self._retry.waiting
+
+    @property
     def is_crowded(self) -> bool:
         """The next chunk would need one leg too many."""
         return self._handover.open is None and self._at_work >= MAX_LEGS

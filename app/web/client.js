@@ -22,7 +22,7 @@ const KEEP_SECONDS = 120; // of audio, until the gateway has told its own limit
 const FRAME_BYTES = 32_768; // no frame is longer, whatever was sent at once
 const CLOSE_LEFT = 1000; // the gateway ends the session
 const CLOSE_REPLACED = 4000; // the gateway keeps the session
-const COUNTS = ["audio_ms", "billed_ms", "finals", "gap_ms", "upstream_streams", "resumes"]; // of `stopped`
+const COUNTS = ["audio_ms", "billed_ms", "finals", "gap_ms", "upstream_streams", "resumes", "replayed_ms"]; // of `stopped`
 const ROUNDING_MS = 2; // times are whole milliseconds, sums of them are less exact
 
 /** In milliseconds. */
