@@ -203,9 +203,11 @@ async def test_a_timeout_that_was_asked_for_ends_even_an_upload(upstream: Script
         async for _ in call.hear():
             if len(call.audio) > 2 * BYTES_PER_SECOND:  # more than may go up at once: no write is on its way now
                 break
+        yield call.activity(2, 0)
         yield call.final("go", BYTES_PER_SECOND)
+        yield call.activity(3, BYTES_PER_SECOND)
         if api == "v1":
-            yield call.activity(4, BYTES_PER_SECOND)
+            yield call.activity(4, 2 * BYTES_PER_SECOND)
             async for _ in call.hear():
                 pass
 
