@@ -15,7 +15,7 @@ demo: .venv/emulator       ## the sample recording through a gateway of its own,
 	$(BIN)/transcribe demo
 
 test: .venv/dev            ## every test
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist worksteal
 
 check: .venv/dev           ## format, lint, strict types
 	$(BIN)/ruff format --check .
