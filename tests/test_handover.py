@@ -37,9 +37,7 @@ class Session(RuleBasedStateMachine):
         super().__init__()
         self.handover = Handover()
         self.said = bytearray()
-        """The audio of the session; skipped bytes are None's place, marked 0."""
-        self.skipped: list[tuple[int, int]] = []
-        self.lost: list[tuple[int, int]] = []
+        """The audio of the session; 0 for what was skipped, or lost."""
         self.legs: list[Leg] = []
         self.retired: list[Leg] = []
         self.final = bytearray()
@@ -61,7 +59,6 @@ class Session(RuleBasedStateMachine):
     @rule(size=st.integers(1, 9))
     def the_client_skips(self, size: int) -> None:
         self.handover.skip(size)
-        self.skipped.append((len(self.said), len(self.said) + size))
         self.said += bytes(size)
 
     @rule()
@@ -112,12 +109,38 @@ class Session(RuleBasedStateMachine):
         self.open(self.handover.head, first=True)
 
     @precondition(lambda self: self.legs)
-    @rule(data=st.data())
-    def a_leg_fails(self, data: st.DataObject) -> None:
+    @rule()
+    def a_leg_fails(self) -> None:
         """Only the oldest is looked at: a younger leg's failure is dealt with when it is the oldest."""
-        leg = self.legs[0]
-        self.legs.remove(leg)
-        self.open(leg.stretch, first=True)
+        leg = self.legs.pop(0)
+        self.handover.drop_heard()
+        self.try_again(leg)
+
+    @precondition(lambda self: self.legs)
+    @rule(keep=st.integers(1, 20))
+    def a_leg_fails_and_the_upstream_is_away_for_long(self, keep: int) -> None:
+        """What the oldest leg had to hear is lost, where too much is kept; not what others hear."""
+        leg = self.legs.pop(0)
+        heard_from = self.legs[0].stretch.start if self.legs else None
+        settled, kept = self.handover.settled, self.handover.kept
+        lost = self.handover.give_up(keep, heard_from)
+        if lost is None:
+            assert kept <= keep or settled == heard_from or not any(self.said[settled:heard_from])
+        else:
+            self.lose(*lost)
+            assert lost[0] == settled
+            assert self.handover.kept <= keep or self.handover.settled == heard_from
+        self.handover.drop_heard()
+        self.try_again(leg)
+
+    @rule()
+    def nobody_hears_the_rest(self) -> None:
+        settled, kept = self.handover.settled, self.handover.kept
+        lost = self.handover.abandon()
+        assert lost == ((settled, len(self.said)) if kept else None)
+        self.lose(settled, len(self.said))
+        self.retired += self.legs
+        self.legs.clear()
 
     @precondition(lambda self: self.legs and self.legs[0].stretch.end is not None)
     @rule()
@@ -126,10 +149,7 @@ class Session(RuleBasedStateMachine):
         self.say_final(leg, len(leg.heard))
         self.handover.complete(leg.stretch)
         self.legs.remove(leg)
-        if self.legs:
-            unsaid, self.legs[0].unsaid = self.legs[0].unsaid, []
-            for end, text in unsaid:
-                self.count(self.legs[0], end, text)
+        self.hear_next()
 
     # How ----------------------------------------------------------------------------------------
 
@@ -142,6 +162,22 @@ class Session(RuleBasedStateMachine):
         assert heard == self.said[stretch.start : end], "a leg hears the session's own bytes"
         assert stretch.end in (None, end), "and all of its stretch"
         self.legs.insert(0 if first else len(self.legs), Leg(stretch, stretch.start, bytearray(heard)))
+
+    def try_again(self, failed: Leg) -> None:
+        if failed.stretch in self.handover.stretches:
+            self.open(failed.stretch, first=True)
+        else:
+            self.hear_next()
+
+    def hear_next(self) -> None:
+        """What the leg that is the oldest now has said meanwhile."""
+        if self.legs:
+            unsaid, self.legs[0].unsaid = self.legs[0].unsaid, []
+            for end, text in unsaid:
+                self.count(self.legs[0], end, text)
+
+    def lose(self, start: int, end: int) -> None:
+        self.said[start:end] = bytes(end - start)
 
     def say_final(self, leg: Leg, upto: int) -> None:
         text, end = bytes(leg.heard[leg.done : upto]), leg.start + upto

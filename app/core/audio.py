@@ -108,7 +108,7 @@ class ReplayBuffer:
         return b""
 
     def offset_from_end(self, count: int) -> int:
-        """Where the newest `count` bytes held begin."""
+        """Where the newest `count` bytes held begin; at least one."""
         excess = self._size - count
         for offset, chunk in self._chunks:
             if excess < len(chunk):
