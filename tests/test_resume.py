@@ -10,7 +10,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed
 from websockets.protocol import State
 
+from app.settings import Settings
+from tests.flaky import flaky
 from tests.gateway import START, Client, Gateway, run_gateway
+from tests.test_back_pressure import connected as narrowly_connected
+from tests.test_back_pressure import talks
 from tests.test_seams import check, name, names_samples, numbers, sound, until
 from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream
 
@@ -249,6 +253,53 @@ async def test_an_idle_client_is_closed_and_may_come_back(upstream: ScriptedUpst
         async with Client.connect(gateway) as client:
             await client.say(resume(messages[0]), STOP)
             assert (await client.hear("stopped"))["resumes"] == 1
+
+
+async def test_a_client_that_does_not_read_is_closed_and_comes_back_for_every_final(upstream: ScriptedUpstream) -> None:
+    upstream.script = talks(finals=40, interims=200, done=asyncio.Event())
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}", resume_window_seconds=60, send_timeout_seconds=0.5
+    ) as gateway:
+        async with Client.connect(gateway, sock=await narrowly_connected(gateway)) as client:
+            await client.say(START)
+            started = await client.hear("started")
+            client.socket.transport.pause_reading()
+            await client.say(sound(3200))
+            await until(lambda: gateway.hub.sessions == 1 and not gateway.hub.registry.relays)
+            client.socket.transport.resume_reading()
+            before = await client.hear_all()
+            assert client.close_code in {1006, 4408}
+        async with Client.connect(gateway) as client:
+            await client.say(resume(started, max(message.get("event", 0) for message in before)), STOP)
+            after = await client.hear_all()
+            assert client.close_code == 1000
+    finals = [message["text"] for message in before + after if message["type"] == "final"]
+    assert finals == [f"final {number}" for number in range(40)]
+
+
+async def test_a_connection_that_is_half_open_is_noticed_by_a_ping(upstream: ScriptedUpstream) -> None:
+    """Nobody says that it is dead: its client is away after a ping without an answer, and may come back."""
+    defaults = Settings.model_fields
+    assert defaults["ping_interval_seconds"].default + defaults["ping_timeout_seconds"].default <= 40
+    async with (
+        run_gateway(
+            upstream=f"grpc://{upstream.address}",
+            resume_window_seconds=60,
+            ping_interval_seconds=0.2,
+            ping_timeout_seconds=0.2,
+        ) as gateway,
+        flaky(gateway.port) as network,
+    ):
+        way = Gateway(network.port, gateway.hub)
+        async with Client.connect(way, ping_interval=None) as client:
+            await client.say(START)
+            started = await client.hear("started")
+            network.go_silent()
+            await until(lambda: gateway.hub.sessions == 1 and not gateway.hub.registry.relays)
+            async with Client.connect(way) as again:
+                await again.say(resume(started), STOP)
+                assert (await again.hear("stopped"))["resumes"] == 1
+            await client.drop()
 
 
 async def test_audio_that_waits_for_the_upstream_is_not_lost_with_the_connection(
