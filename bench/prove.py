@@ -21,7 +21,19 @@ LEG_SECONDS = 8.0
 DOWN_SECONDS = 60.0
 KINDS = ("legs", "down", "faults", "both")
 WIDTH = 120
-COLUMNS = ("run", "streams", "deleted", "inserted", "substituted", "gaps", "wrong", "in finals", "silence", "late")
+COLUMNS = (
+    "run",
+    "streams",
+    "deleted",
+    "inserted",
+    "substituted",
+    "gaps",
+    "wrong",
+    "silence",
+    "wait",
+    "at most",
+    "late",
+)
 
 
 def plans(kinds: list[str], minutes: float, seeds: list[int], speed: float) -> list[Plan]:
@@ -73,7 +85,7 @@ def _row(compared: Compared) -> list[str]:
     """A cell for each of `COLUMNS`."""
     run, edits = compared.run, compared.edits
     counts = (run.streams, edits.deleted, edits.inserted, edits.substituted, run.gaps, len(compared.wrong))
-    seconds = (run.final_ms / 1000, run.silence_ms / 1000, run.late_seconds)
+    seconds = (run.silence_ms / 1000, run.wait_seconds, run.longest_wait_seconds, run.late_seconds)
     return [run.name, *map(str, counts), *(f"{value:.1f} s" for value in seconds)]
 
 

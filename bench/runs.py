@@ -1,13 +1,15 @@
 """What a transcription brings back, and what has to hold in it whatever befell it; the speech, and how it is spoken."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import statistics
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass
 from itertools import pairwise
 
 from msgspec import Struct
 
-from app.client import Audio, SessionConfig, Transcriber
-from app.core.protocol import Durable, Final, GapEvent, Stopped
+from app.client import Audio, Message, SessionConfig, Transcriber
+from app.core.protocol import Durable, Final, GapEvent, Interim, Stopped
 from tests.speech_files import normal, sample, shared_recordings
 
 RATE = 16_000
@@ -41,6 +43,9 @@ class Run(Struct, frozen=True):
     streams: int
     late_seconds: float
     """From the end of the speech to the end of the session: how far behind the captions were by then."""
+    wait_seconds: float
+    """From a word to the first caption that has it, the median of all captions."""
+    longest_wait_seconds: float
 
     @property
     def final_ms(self) -> int:
@@ -69,18 +74,33 @@ class Run(Struct, frozen=True):
         ]
 
 
-async def hear(transcriber: Transcriber, name: str, speaking: Callable[[], Awaitable[float]]) -> Run:
+@dataclass(frozen=True, slots=True)
+class Spoken:
+    """When it was said, by the loop's clock."""
+
+    began: float
+    ended: float
+    speed: float
+
+
+Said = tuple[Message, float]
+"""With the time when it came."""
+
+
+async def hear(transcriber: Transcriber, name: str, speaking: Callable[[], Awaitable[Spoken]]) -> Run:
     """Until `stopped`; speaks meanwhile. Raises TranscriberError where the session fails."""
     clock = asyncio.get_running_loop().time
-    spoken = asyncio.ensure_future(speaking())
+    speech = asyncio.ensure_future(speaking())
     try:
-        messages = [message async for message in transcriber.messages()]
-        late = clock() - await spoken
+        said = [(message, clock()) async for message in transcriber.messages()]
+        spoken = await speech
     finally:
-        spoken.cancel()
-    stopped = messages[-1]
+        speech.cancel()
+    messages = [message for message, _ in said]
+    stopped, over = said[-1]
     assert isinstance(stopped, Stopped)
     finals = [Span(said.start_ms, said.end_ms, said.text) for said in messages if isinstance(said, Final)]
+    waits = sorted(_waits(said, spoken)) or [0.0]
     return Run(
         name,
         words=normal(" ".join(final.text for final in finals)).split(),
@@ -91,14 +111,26 @@ async def hear(transcriber: Transcriber, name: str, speaking: Callable[[], Await
         audio_ms=stopped.audio_ms,
         gap_ms=stopped.gap_ms,
         streams=stopped.upstream_streams,
-        late_seconds=round(late, 1),
+        late_seconds=round(over - spoken.ended, 1),
+        wait_seconds=round(statistics.median(waits), 2),
+        longest_wait_seconds=round(waits[-1], 2),
     )
+
+
+def _waits(said: Iterable[Said], spoken: Spoken) -> Iterator[float]:
+    """Seconds, for each caption that has more of the speech than the one before: from the beginning of that."""
+    covered = 0
+    for message, at in said:
+        if isinstance(message, Final | Interim) and message.text and message.end_ms > covered:
+            news = max(covered, message.start_ms)
+            covered = message.end_ms
+            yield at - (spoken.began + news / 1000 / spoken.speed)
 
 
 async def speak(
     transcriber: Transcriber, audio: bytes, speed: float, halfway: Callable[[], Awaitable[None]] | None = None
-) -> float:
-    """At `speed` times real time, and no more after it. Returns when the speech was over, by the loop's clock."""
+) -> Spoken:
+    """At `speed` times real time, and no more after it."""
     clock = asyncio.get_running_loop().time
     began, middle = clock(), len(audio) // 2 // FRAME * FRAME
     for at in range(0, len(audio), FRAME):
@@ -107,7 +139,7 @@ async def speak(
             await halfway()
         await transcriber.send(audio[at : at + FRAME])
     await transcriber.stop()
-    return began + len(audio) / (BYTES_PER_SECOND * speed)
+    return Spoken(began, began + len(audio) / (BYTES_PER_SECOND * speed), speed)
 
 
 def speech(minutes: float, *, own: bool = False) -> bytes:
