@@ -367,6 +367,42 @@ async def test_retry_after_is_kept(tmp_path: Path, healthy: int, attempts: list[
     assert [wait["attempt"] for wait in waits] == attempts
 
 
+@pytest.mark.parametrize("lost", [True, False], ids=["an attempt was lost before", "none was"])
+async def test_where_an_attempt_of_its_own_came_late_the_token_before_is_tried(tmp_path: Path, lost: bool) -> None:
+    """The gateway has heard the lost one after the one that came through, and before anything was said on that."""
+    tokens: list[str] = []
+
+    async def script(peer: Peer) -> None:
+        said = await peer.hear()
+        assert isinstance(said, dict)
+        tokens.append(str(said.get("resume_token", said["type"])))
+        match tokens:
+            case ["start"]:
+                await peer.started()
+                await peer.socket.close(1012)
+            case ["start", "r1"] if lost:
+                peer.socket.transport.abort()
+            case [*_, "r2"]:
+                await peer.say("error", code="session_unknown", message="not the token", retryable=False)
+                await peer.socket.close(4404)
+            case [*_, "r2", "r1"]:
+                await peer.say("resumed", offset=0, resume_token="r3", replayed=0)
+                await peer.hear_until("stop")
+                await peer.stopped(1, audio_ms=0)
+            case [*_, "r1"]:
+                await peer.say("resumed", offset=0, resume_token="r2", replayed=0)
+                await peer.socket.close(1012)
+            case _:
+                await peer.started()
+                await peer.hear_until("stop")
+                await peer.stopped(1, audio_ms=0)
+
+    async with scripted(script) as url, node_client(url, tmp_path, timing=QUICK) as client:
+        await client.until(lambda: client.states.count("live") == 3)
+        await client.call("stop")
+    assert tokens == (["start", "r1", "r1", "r2", "r1"] if lost else ["start", "r1", "r2", "start"])
+
+
 async def test_a_new_session_is_told_only_what_has_no_answer(tmp_path: Path) -> None:
     """A final came, though no `ack` did; a gap was told; a `finalize` was not answered."""
 

@@ -57,6 +57,7 @@ export class CaptionsClient {
   #state;
   #link = null; // the connection in use
   #next = null; // one that is not answered yet
+  #rivals = false; // attempts of ours that came to nothing may be heard by the gateway all the same, and late
   #dialling = null; // names the attempt under way, from the token to the answer
   #retry; // the timer of the next attempt
   #failures = 0; // in a row
@@ -310,6 +311,7 @@ export class CaptionsClient {
       frameLimit: FRAME_BYTES,
       id: null,
       token: null, // the newest
+      tokenBefore: null,
       lastEvent: 0,
       received: 0,
       finals: 0,
@@ -327,6 +329,7 @@ export class CaptionsClient {
     const next = this.#audio.wholeSamples(Math.min(end, this.#outbox.cursor));
     this.#count(stopped ?? this.#knownOfLost(next));
     this.#session = this.#newSession(next, number + 1);
+    this.#rivals = false;
     this.#gaps = this.#gaps.filter((gap) => gap.end > this.#session.shift);
     this.#outbox.restart(next);
   }
@@ -349,6 +352,7 @@ export class CaptionsClient {
   /** A new connection; the one in use goes on until it is answered. */
   async #dial() {
     clearTimeout(this.#retry);
+    if (this.#next) this.#rivals = true;
     this.#next?.drop(CLOSE_REPLACED);
     this.#next = null;
     const attempt = (this.#dialling = Symbol("attempt"));
@@ -385,6 +389,7 @@ export class CaptionsClient {
     this.#next = this.#dialling = null;
     old?.drop(CLOSE_REPLACED);
     this.#stopSent = false;
+    this.#session.tokenBefore = this.#session.token;
     this.#session.token = message.resume_token;
     if (message.type === "started") this.#begin(message);
     else this.#goOn(message);
@@ -422,16 +427,27 @@ export class CaptionsClient {
   /** A new connection came to nothing. */
   #refused(error) {
     this.#next = this.#dialling = null;
+    if (error.code === "connection_lost") this.#rivals = true;
     if (!this.#link) this.#comeBack(error);
     else if (this.#mayTryAgain(error)) this.#dialLater(error); // otherwise the one in use goes on to its end
   }
 
   #comeBack(error) {
     if (this.#session.id && isGone(error)) {
+      if (this.#takeTokenBefore()) return this.#dialLater(error);
       this.#beginAnew();
       return this.#dial();
     }
     return this.#mayTryAgain(error) ? this.#dialLater(error) : this.#fail(error);
+  }
+
+  /** The right one, where an attempt that was given up was heard after the one that came through. */
+  #takeTokenBefore() {
+    const { tokenBefore } = this.#session;
+    if (!this.#rivals || !tokenBefore) return false;
+    this.#session.token = tokenBefore;
+    this.#session.tokenBefore = null;
+    return true;
   }
 
   /** With the same session. */
