@@ -1,7 +1,8 @@
 """A run beside the uninterrupted one: the finals word by word, and what has to hold besides."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import jiwer
 
@@ -9,6 +10,8 @@ from bench.runs import Run
 
 MAX_SUBSTITUTED = 0.01
 """Part of all words."""
+MAX_LETTERS = 0.3
+"""Part of the letters that may differ where words were split or joined."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +26,33 @@ class Edits:
 
     @classmethod
     def between(cls, old: list[str], new: list[str]) -> "Edits":
-        found = jiwer.process_words(" ".join(old), " ".join(new))
-        changes = [
-            f"{_around(old, chunk.ref_start_idx, chunk.ref_end_idx)} -> "
-            f"{_around(new, chunk.hyp_start_idx, chunk.hyp_end_idx)}"
-            for chunk in found.alignments[0]
-            if chunk.type != "equal"
-        ]
-        return cls(found.deletions, found.insertions, found.substitutions, "; ".join(changes))
+        """Words that were only split or joined, as `shopboy` and `shock boy`, are substituted, each of them."""
+        deleted = inserted = substituted = 0
+        shown = []
+        for before, after in _changes(old, new):
+            lost, come = old[slice(*before)], new[slice(*after)]
+            shown.append(f"{_around(old, *before)} -> {_around(new, *after)}")
+            changed = max(len(lost), len(come)) if _sound_alike(lost, come) else min(len(lost), len(come))
+            substituted += changed
+            deleted += max(0, len(lost) - changed)
+            inserted += max(0, len(come) - changed)
+        return cls(deleted, inserted, substituted, "; ".join(shown))
+
+
+def _changes(old: list[str], new: list[str]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """From where to where words differ, in both."""
+    chunks = jiwer.process_words(" ".join(old), " ".join(new)).alignments[0]
+    for equal, group in groupby(chunks, key=lambda chunk: chunk.type == "equal"):
+        if not equal:
+            edits = list(group)
+            first, last = edits[0], edits[-1]
+            yield (first.ref_start_idx, last.ref_end_idx), (first.hyp_start_idx, last.hyp_end_idx)
+
+
+def _sound_alike(lost: list[str], come: list[str]) -> bool:
+    """But for the spaces, most of the letters are the same, and about as many: nothing is missing, or there twice."""
+    before, after = "".join(lost), "".join(come)
+    return bool(before and after) and jiwer.cer(before, after) <= MAX_LETTERS
 
 
 def _around(words: list[str], start: int, end: int) -> str:
