@@ -25,6 +25,7 @@ from app.speech.limits import LegLimits
 from app.speech.pool import Lease, NoPlace, Pool
 from app.speech.responses import ResponseReader
 from app.speech.retry import Retry
+from app.speech.watchdog import NoWords, Watchdog
 
 UNTOLD_SECONDS = 2.0
 """Speech that has gone on for so long was told by the upstream's voice activity, or by an interim."""
@@ -32,10 +33,6 @@ PATIENCE_SECONDS = 0.5
 """A leg that waits longer for its place: the client is told."""
 MAX_LEGS = 4
 """Legs of one session at a time: the one that hears, and those whose last words are awaited."""
-
-
-class NoWords(TimeoutError):
-    """Speech went into a leg, as far as was told, and it says nothing."""
 
 
 class Legs:
@@ -76,6 +73,7 @@ class Legs:
         """It was ended since no audio came, perhaps within a word: what it says counts when none comes for long."""
         self._finals_end: dict[int, int] = {}
         self._activity = Activity(config)
+        self._watchdog = Watchdog(config, limits, self._activity)
         self._changes = Changes(limits, self._format.encoding)
         self._retry = Retry(breaker, listen, self._open_missing)
         self._audio_at = 0.0
@@ -229,8 +227,8 @@ class Legs:
         for leg in [*self._legs.values(), *self._retired]:
             if not leg.has_place and now - leg.opened_at >= PATIENCE_SECONDS:
                 self._retry.tell(f"all {self._pool.places} streams to the upstream are taken", self._pool.wait_seconds)
-            elif error := self._death(leg, now):
-                leg.give_up(error(f"no answer for {self._limits.answer:g} s"))
+            elif error := self._watchdog.bites(leg, now, self._handover.taken, newest=leg is self._newest):
+                leg.give_up(error)
             elif leg.took_audio and not leg.ended:
                 self._retry.bears(leg.opened_at)
         if (newest := self._newest) and newest.behind(self._handover.taken) > 0:
@@ -238,29 +236,6 @@ class Legs:
         if self._finished_at is not None and self._retry.waiting and now - self._finished_at >= self._limits.replay:
             self._retry.lose(self._handover.abandon())
             self._finish_if_done()
-
-    def _death(self, leg: Leg, now: float) -> type[TimeoutError] | None:
-        """It takes no audio, or owes an answer: it is not connected, was half-closed, or speech went into it."""
-        if leg.ended or not leg.has_place:
-            return None
-        stuck = leg.behind(self._handover.taken) > self._format.bytes_per_second and leg.half_closed_at is None
-        owes = not leg.connected or leg.half_closed_at is not None
-        silent_since = max(leg.heard_at, leg.half_closed_at or 0.0)
-        if stuck or leg.half_closed_at is not None:
-            silent_since = max(silent_since, leg.sent_at)
-        if now - silent_since < self._limits.answer:
-            return None
-        if owes or stuck:
-            return TimeoutError
-        return NoWords if self._owes_words(leg) else None
-
-    def _owes_words(self, leg: Leg) -> bool:
-        """So much speech went into it that it should have said something. Without interims only its first sign of life
-        can be missed: finals may be far apart."""
-        if leg is not self._newest or (leg.said_anything and not self._config.interim_results):
-            return False
-        heard = min(self._activity.unanswered(leg.sent), leg.sent - leg.stretch.start)
-        return heard >= self._limits.answer * self._format.bytes_per_second
 
     # One leg follows another --------------------------------------------------------------------
 

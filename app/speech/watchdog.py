@@ -1,0 +1,47 @@
+"""A leg that is dead without saying so: it takes no audio, or owes an answer."""
+
+from app.core.audio import AudioFormat
+from app.core.protocol import SessionConfig
+from app.speech.activity import Activity
+from app.speech.leg import Leg
+from app.speech.limits import LegLimits
+
+
+class NoWords(TimeoutError):
+    """Speech went into a leg, as far as was told, and it says nothing."""
+
+
+class Watchdog:
+    """Of one session. gRPC's keepalive notices a dead connection; this, an upstream that has stopped to answer on one
+    that lives."""
+
+    def __init__(self, config: SessionConfig, limits: LegLimits, activity: Activity) -> None:
+        self._interims = config.interim_results
+        self._rate = AudioFormat.of(config.audio).bytes_per_second
+        self._answer = limits.answer
+        self._activity = activity
+
+    def bites(self, leg: Leg, now: float, taken: int, *, newest: bool) -> TimeoutError | None:
+        """Why the leg is not worth waiting for any longer. `taken`: so many bytes of the session have come; `newest`:
+        the leg hears what comes now."""
+        if leg.ended or not leg.has_place:
+            return None
+        stuck = leg.behind(taken) > self._rate and leg.half_closed_at is None
+        owes = not leg.connected or leg.half_closed_at is not None
+        silent_since = max(leg.heard_at, leg.half_closed_at or 0.0)
+        if stuck or leg.half_closed_at is not None:
+            silent_since = max(silent_since, leg.sent_at)
+        if now - silent_since < self._answer:
+            return None
+        why = f"no answer for {self._answer:g} s"
+        if owes or stuck:
+            return TimeoutError(why)
+        return NoWords(why) if newest and self._owes_words(leg) else None
+
+    def _owes_words(self, leg: Leg) -> bool:
+        """So much speech went into it that it should have said something. Without interims only its first sign of life
+        can be missed: finals may be far apart."""
+        if leg.said_anything and not self._interims:
+            return False
+        heard = min(self._activity.unanswered(leg.sent), leg.sent - leg.stretch.start)
+        return heard >= self._answer * self._rate
