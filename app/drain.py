@@ -1,10 +1,10 @@
 """How a gateway ends: its sessions go elsewhere, or have their last words; then each is told."""
 
 import asyncio
+from collections.abc import Iterable
 
-from app.core.errors import SessionError
 from app.live import Live
-from app.registry import Registry
+from app.registry import Registry, going_down
 
 LOOK_SECONDS = 0.5
 FLUSH_SECONDS = 5.0
@@ -27,14 +27,17 @@ async def close(registry: Registry) -> None:
 
 
 async def drain(registry: Registry, seconds: float) -> None:
-    """As `close`, but in peace: whoever can goes to another gateway, what the others have said becomes final. Returns
-    within `seconds`, of which the last `CLOSE_SECONDS` are for clients that do not answer."""
+    """As `close`, but in peace: whoever can goes to another gateway, what the others have said becomes final. Not of
+    clients that are not there, where another gateway can go on with their sessions: it would be cut within a word.
+    Returns within `seconds`, of which the last `CLOSE_SECONDS` are for clients that do not answer."""
     registry.closing = True
     left = max(0.0, seconds - CLOSE_SECONDS)
     flush = min(FLUSH_SECONDS, left / 2)
-    if registry.journal.store.shared and not registry.journal.away:
+    shared = registry.journal.store.shared
+    if shared and not registry.journal.away:
         await _send_away(registry, left - flush)
-    await _flush(registry, flush)
+    stay = [live for id_, live in registry.lives.items() if not shared or id_ in registry.relays]
+    await _flush(stay, flush)
     await close(registry)
 
 
@@ -56,9 +59,9 @@ async def _send_away(registry: Registry, seconds: float) -> None:
         await registry.until_empty(min(LOOK_SECONDS, until - clock()))
 
 
-async def _flush(registry: Registry, seconds: float) -> None:
+async def _flush(lives: Iterable[Live], seconds: float) -> None:
     """What was said so far becomes final."""
-    flushed = [asyncio.create_task(live.flush()) for live in registry.lives.values()]
+    flushed = [asyncio.create_task(live.flush()) for live in lives]
     if flushed:
         await asyncio.wait(flushed, timeout=seconds)
     for task in flushed:
@@ -68,6 +71,6 @@ async def _flush(registry: Registry, seconds: float) -> None:
 
 def _let_go(registry: Registry, live: Live) -> None:
     """The session ends here. Another gateway can go on with it, where they share a store."""
-    live.fail(SessionError("restarting", "the gateway is shutting down"))
+    live.fail(going_down())
     if live.session.id not in registry.relays:
         registry.end_soon(live)

@@ -14,13 +14,15 @@ from app.core.session import Session, Timers
 from app.live import Live, Meter, Recognize
 from app.registry import Registry
 from app.relay import Disconnected, Relay, Socket, refuse
-from app.store import StoreAwayError, Stored
+from app.store import StoreAwayError, StoreBehindError, Stored
 
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_MS = 5_000
 AWAY_RETRY_MS = 1_000
 """For who asks while the store is away, or the gateway is about to be."""
+BEHIND_SECONDS = 2.0
+"""A store that is back has by then what was told while it was away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,15 +214,25 @@ class Hub:
         if self.registry.closing:
             raise SessionError("restarting", "the gateway is shutting down", retry_after_ms=AWAY_RETRY_MS)
         self._check_room()
-        try:
-            stored = await self._journal.store.claim(message.session_id, fingerprint(message.resume_token))
-        except StoreAwayError as error:
-            raise _no_store() from error
-        if message.last_event > stored.record.last_event:  # it was told while the store was away
-            raise unknown(message.session_id)
-        live = self._bring_to_life(stored)
+        live = self._bring_to_life(await self._from_store(message))
         await live.go_on_from(live.session.received)
         return live
+
+    async def _from_store(self, message: Resume) -> Stored:
+        """Where the store is behind, the gateway that has the session is given time to write what it has told."""
+        clock = asyncio.get_running_loop().time
+        until = clock() + BEHIND_SECONDS
+        while True:
+            try:
+                return await self._journal.store.claim(
+                    message.session_id, fingerprint(message.resume_token), message.last_event
+                )
+            except StoreAwayError as error:
+                raise _no_store() from error
+            except StoreBehindError:
+                if clock() >= until:
+                    raise unknown(message.session_id) from None
+                await asyncio.sleep(BEHIND_SECONDS / 10)
 
 
 def _no_store() -> SessionError:

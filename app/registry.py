@@ -105,7 +105,7 @@ class Registry:
             session.detach(self._clock())
             return
         if relay.refusal is not None:
-            session.fail(relay.refusal)
+            session.fail(going_down() if self.closing else relay.refusal)
         await self.end(relay.live)
 
     async def _tick(self) -> None:
@@ -118,20 +118,31 @@ class Registry:
                     self._tick_one(live, self._clock())
 
     def _tick_one(self, live: Live, now: float) -> None:
-        if relay := self.relays.get(live.session.id):
-            relay.tick(now)
-        else:
-            self._tick_detached(live, now)
+        """What goes wrong is this session's alone."""
+        try:
+            if relay := self.relays.get(live.session.id):
+                relay.tick(now)
+            else:
+                self._tick_detached(live, now)
+        except Exception:
+            log.exception("session %s failed", live.session.id)
+            live.fail(SessionError("internal", "the gateway failed: its log has the reason"))
         if now - live.written_at >= RENEW_SECONDS:
             self.journal.mark(live)
 
     def _tick_detached(self, live: Live, now: float) -> None:
-        live.tick(now)
         session = live.session
+        with suppress(SessionError):  # idle: its link has ended already
+            live.tick(now)
         if session.detached_at is not None and now - session.detached_at >= self._resume_seconds:
             session.end("resume_window_expired")
         if session.over or session.has_failed_here:
             self.end_soon(live)
+
+
+def going_down() -> SessionError:
+    """Not the session's end, where another gateway can go on with it."""
+    return SessionError("restarting", "the gateway is shutting down")
 
 
 def _log_end(session: Session) -> None:

@@ -54,8 +54,8 @@ class Socket(Protocol):
     def abort(self) -> None:
         """Drops the connection at once, whatever is still unsent."""
 
-    async def gone(self) -> None:
-        """Waits for the connection's end, however much of it was not received yet."""
+    async def gone(self) -> int | None:
+        """Waits for the connection's end, however much of it was not received yet. Returns the client's close code."""
 
     async def closed(self) -> bool:
         """After `close`: waits for the connection's end; whether the client answered, and so has read all before it."""
@@ -84,6 +84,8 @@ class Relay:
         try:
             ends: set[asyncio.Future[Any]] = {reader, writer, gone, self._refusal}
             await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if gone.done() and not (self.live.session.ended or self._refusal.done()):
+                self.left |= gone.result() == NORMAL_CLOSURE
             if self._refusal.done():
                 await self._refuse(writer, self._refusal.result())
             elif self.live.session.ended:
@@ -190,7 +192,7 @@ class Relay:
         if audio:
             async with self.live.step() as recognizer:
                 await recognizer.send(audio)
-            self.live.session.heard_from_client(self._clock())
+            self.live.session.is_not_idle(self._clock())  # it waited for us; perhaps on another link meanwhile
 
     # The writer -------------------------------------------------------------------------------
 
@@ -201,13 +203,14 @@ class Relay:
             news.clear()
             last = session.all_is_due
             try:
-                async with asyncio.timeout(self._send_seconds):
-                    for message in session.due():
+                for message in session.due():
+                    async with asyncio.timeout(self._send_seconds):
                         await self._socket.send(message)
-                    if last:
+                if last:
+                    async with asyncio.timeout(self._send_seconds):
                         await self._close()
                         session.delivered = await self._socket.closed()
-                        return
+                    return
             except TimeoutError:
                 self._socket.abort()
                 self.refuse(SessionError("slow_client", f"nothing was read for {self._send_seconds:g} s"))

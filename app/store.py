@@ -16,6 +16,10 @@ from app.core.record import Change, Record
 FENCED = -1
 
 
+class StoreBehindError(Exception):
+    """The client was told more, while the store was away: whoever has the session may still write it."""
+
+
 class StoreAwayError(Exception):
     """The store does not answer, or cannot: nothing is known of whether it has written."""
 
@@ -44,10 +48,11 @@ class Store(Protocol):
         Raises StoreAwayError.
         """
 
-    async def claim(self, session_id: str, token: str) -> Stored:
+    async def claim(self, session_id: str, token: str, seen: int = 0) -> Stored:
         """Takes a session over: the record that comes back has the next epoch, which is the store's from now on.
 
-        `token` is the fingerprint of the client's. Raises SessionError `session_unknown` (also for a wrong token:
+        `token` is the fingerprint of the client's, `seen` the number of the last event that it has. Raises
+        StoreBehindError where the record has fewer; SessionError `session_unknown` (also for a wrong token:
         nobody can find out by trying), `session_ended` (with `over`), `resume_window_expired`; StoreAwayError.
         """
 
@@ -92,7 +97,7 @@ class MemoryStore:
     async def save(self, changes: Sequence[Change]) -> list[int]:
         return [self._save(change) for change in changes]
 
-    async def claim(self, session_id: str, token: str) -> Stored:
+    async def claim(self, session_id: str, token: str, seen: int = 0) -> Stored:
         entry = self._entry(session_id)
         if entry is None or token not in entry.record.tokens:
             raise unknown(session_id)
@@ -100,6 +105,8 @@ class MemoryStore:
             raise ended(entry.record)
         if entry.resume_until <= self._clock():
             raise expired(session_id)
+        if entry.record.last_event < seen:
+            raise StoreBehindError
         entry.record = replace(entry.record, epoch=entry.record.epoch + 1)
         return Stored(entry.record, tuple(entry.events))
 

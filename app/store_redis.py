@@ -27,7 +27,7 @@ from redis.exceptions import NoScriptError, RedisError
 from app.core.errors import unknown
 from app.core.record import Change, Record
 from app.core.tolerant import decode
-from app.store import StoreAwayError, Stored, ended, expired
+from app.store import StoreAwayError, StoreBehindError, Stored, ended, expired
 
 ANSWER_SECONDS = 0.5
 """For a round trip, and the connect before it. Redis answers within a few milliseconds, or something is wrong."""
@@ -101,6 +101,7 @@ if not admitted or redis.call('LLEN', KEYS[2]) < record.last_event then return {
 if type(record.over) == 'string' then return {'ended', stored[1]} end
 local now = redis.call('TIME')
 if now[1] * 1000 + now[2] / 1000 >= tonumber(stored[2]) then return {'expired'} end
+if record.last_event < tonumber(ARGV[2]) then return {'behind'} end
 return {'claimed', stored[1], redis.call('HINCRBY', KEYS[1], 'epoch', 1)}
 """)
 """A verdict, the record and its epoch. A record that has lost events is unknown."""
@@ -124,9 +125,9 @@ class RedisStore:
             answers += await self._ask(batch, SAVE)
         return answers
 
-    async def claim(self, session_id: str, token: str) -> Stored:
+    async def claim(self, session_id: str, token: str, seen: int = 0) -> Stored:
         record, events = self._keys(session_id)
-        claiming: Command = ("EVALSHA", CLAIM.sha, 2, record, events, token)
+        claiming: Command = ("EVALSHA", CLAIM.sha, 2, record, events, token, seen)
         async with self._turn():
             verdict, texts = await self._ask([claiming, ("LRANGE", events, 0, -1)], CLAIM, atomic=True)
         match verdict:
@@ -136,6 +137,8 @@ class RedisStore:
                 raise ended(_record(text))
             case ["expired"]:
                 raise expired(session_id)
+            case ["behind"]:
+                raise StoreBehindError
         raise unknown(session_id)
 
     async def read(self, session_id: str, after: int) -> Stored | None:

@@ -10,11 +10,12 @@ from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any
 
 import pytest
+from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from app.core.protocol import MAX_FRAME_BYTES
 from app.core.session import Session
-from tests.gateway import START, Client, Gateway, transcribe
+from tests.gateway import START, Client, Gateway, run_gateway, transcribe
 from tests.test_bad_input import Stage, staged
 from tests.upstream import BYTES_PER_SECOND, Call, Script, ScriptedUpstream
 
@@ -242,3 +243,34 @@ async def test_a_client_that_never_reads_is_cut_off_and_disturbs_nobody(upstream
             assert client.close_code in {1006, 4408}
         assert finals(await bystander) == ["0-32000", "32000-64000"]
         await stage.is_left_clean()
+
+
+async def test_a_client_that_reads_slowly_is_not_one_that_does_not_read(upstream: ScriptedUpstream) -> None:
+    """The time counts for each message: all that it has missed may take longer."""
+
+    async def says_much(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            yield call.final("word " * 3000, len(call.audio))
+
+    upstream.script = says_much
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}", resume_window_seconds=60, send_timeout_seconds=1
+    ) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, *[SECOND[:3200]] * 40)
+            started = await client.hear("started")
+            for _ in range(40):
+                await client.hear("final")
+            await client.drop()
+        again = connect(gateway.url, sock=await connected(gateway), compression=None, max_queue=1)
+        async with again as websocket:
+            client = Client(websocket)
+            resume = {"session_id": started["session_id"], "resume_token": started["resume_token"], "last_event": 0}
+            await client.say({"type": "resume"} | resume)
+            clock = asyncio.get_running_loop().time
+            for _ in range(40):
+                await client.hear("final")
+                read_at = clock()
+                await until(lambda read_at=read_at: clock() >= read_at + 0.05)  # type: ignore[misc]
+            await client.say(STOP)
+            assert await client.hear("stopped")

@@ -11,7 +11,7 @@ from app.drain import drain
 from tests.gateway import START, Client, Gateway, run_gateway
 from tests.redis_server import RedisServer, redis_server
 from tests.test_resume import STOP, refusal, resume
-from tests.test_seams import check, names_samples, sound, until
+from tests.test_seams import check, name, names_samples, sound, until
 from tests.upstream import Call, ScriptedUpstream
 
 
@@ -245,6 +245,35 @@ async def test_without_the_store_no_gateway_says_that_it_knows_better(upstream: 
                 assert await refusal(one, resume(session, len(heard))) == ("overloaded", 1013)
 
 
+async def test_what_was_told_while_the_store_was_away_is_written_before_another_gateway_goes_on(
+    upstream: ScriptedUpstream,
+) -> None:
+    """The store is back, and does not know yet what the client has heard."""
+    upstream.script = names_samples()
+    audio = sound(64_000)
+    with redis_server(persistent=True) as redis:
+        async with gateways(upstream, redis) as (one, two), Client.connect(one) as client:
+            await client.say(START, audio[:3200])
+            session = await client.hear("started")
+            await client.hear("final")
+            redis.kill()
+            await client.hear("warning")
+            await client.say(audio[3200:6400])
+            await client.hear("final")
+            redis.restart(empty=False)
+            heard = [m for m in client.messages if "event" in m]
+            check(await go_on(two, session, heard, audio), audio)
+
+
+async def test_a_client_that_has_heard_what_nobody_will_write_is_told_in_time(upstream: ScriptedUpstream) -> None:
+    upstream.script = names_samples()
+    with redis_server() as redis:
+        async with gateways(upstream, redis) as (one, two):
+            session, heard = await begin(one, sound(3200))
+            assert await refusal(two, resume(session, len(heard) + 1)) == ("session_unknown", 4404)
+            check(await go_on(one, session, heard, sound(6400)), sound(6400))
+
+
 async def test_without_the_store_new_sessions_are_opened_without_a_promise(upstream: ScriptedUpstream) -> None:
     with redis_server() as redis:
         async with gateways(upstream, redis, 1) as (gateway,):
@@ -318,3 +347,37 @@ async def test_who_stays_is_flushed_and_can_go_on_elsewhere(two: list[Gateway], 
         heard = [m for m in messages if "event" in m]
         assert len(heard) == 1
     check(await go_on(two[1], session, heard, audio), audio)
+
+
+async def test_who_is_closed_during_a_drain_can_go_on_elsewhere(upstream: ScriptedUpstream, redis: RedisServer) -> None:
+    """As at any other time: being idle is no session's end."""
+    upstream.script = names_samples()
+    audio = sound(64_000)
+    async with gateways(upstream, redis, idle_timeout_seconds=0.5) as (one, two):
+        async with Client.connect(one) as client:
+            await client.say(START, audio[:3200])
+            session = await client.hear("started")
+            draining = asyncio.create_task(drain(one.hub.registry, 25))
+            messages = await client.hear_all()
+            assert (messages[-1]["code"], client.close_code) == ("idle_timeout", 4408)
+        check(await go_on(two, session, [m for m in messages if "event" in m], audio), audio)
+        await draining
+
+
+async def test_who_is_not_there_is_not_cut_within_a_word_though_the_store_was_away(upstream: ScriptedUpstream) -> None:
+    """It is back, and the gateway does not know yet: what it wrote now would be the first half of an utterance."""
+    upstream.script = names_samples(every=1_000_000)
+    audio = sound(64_000)
+    with redis_server(persistent=True) as redis:
+        async with gateways(upstream, redis) as (one, two):
+            session, heard = await begin(one, audio[:32_000])
+            registry = one.hub.registry
+            redis.kill()
+            async with Client.connect(one) as witness:
+                await witness.say(START)
+                await until(lambda: registry.journal.away)
+            redis.restart(empty=False)
+            assert registry.journal.away
+            await drain(registry, 25)
+            messages = await go_on(two, session, heard, audio)
+    assert [m["text"] for m in messages if m["type"] == "final"] == [name(audio)]

@@ -163,6 +163,7 @@ async def test_a_resume_that_the_network_brings_twice_costs_a_connection_and_no_
             resumed = await client.hear("resumed")
             await echo.say(resume(started))
             assert (await client.hear_all())[-1]["code"] == "superseded"
+            await echo.drop()
         async with Client.connect(lasting) as client:
             await client.say(resume(started | resumed), STOP)
             await client.hear("stopped")
@@ -192,6 +193,57 @@ async def test_a_session_waits_so_long_and_no_longer(upstream: ScriptedUpstream)
             await gateway.until_no_session()
             assert await refusal(gateway, resume(started)) == ("resume_window_expired", 4410)
         await until(lambda: upstream.open_calls == 0)
+
+
+async def test_a_lost_resumed_costs_nothing_though_an_older_link_still_had_audio(
+    upstream: ScriptedUpstream,
+) -> None:
+    """What that waited for is taken at last: it is no sign that the client has its newest token."""
+    reads = asyncio.Event()
+    heard = names_samples()
+
+    async def reads_late(call: Call) -> AsyncIterator[Any]:
+        await reads.wait()
+        async for response in heard(call):
+            yield response
+
+    upstream.script = reads_late
+    audio = sound(128_000)
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}", resume_window_seconds=60, upstream_speed=4
+    ) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, *[audio[i : i + 16_000] for i in range(0, len(audio), 16_000)])
+            started = await client.hear("started")
+            await client.hear("throttle")
+            await client.drop()
+        await until(lambda: not gateway.hub.registry.relays)
+        (live,) = gateway.hub.registry.lives.values()
+        assert live.is_busy
+        async with Client.connect(gateway) as client:
+            await client.say(resume(started))
+            await until(lambda: gateway.hub.registry.relays)
+            await client.drop()  # before it has heard `resumed`
+        await until(lambda: not gateway.hub.registry.relays)
+        reads.set()
+        await until(lambda: not live.is_busy)
+        async with Client.connect(gateway) as client:
+            await client.say(resume(started))
+            offset = (await client.hear("resumed"))["offset"]
+            await client.say(audio[offset:][:64_000], audio[offset:][64_000:], STOP)
+            check(await client.hear_all(), audio)
+
+
+async def test_a_client_that_leaves_while_it_is_pushed_back_has_left(upstream: ScriptedUpstream) -> None:
+    """Its farewell is heard though what it sent before still waits."""
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}", resume_window_seconds=60, upstream_speed=1
+    ) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, *[sound(16_000)] * 8)
+            await client.hear("throttle")
+            await client.socket.close(1000)
+        await gateway.until_no_session()
 
 
 async def test_a_client_that_closes_in_good_order_does_not_come_back(lasting: Gateway) -> None:

@@ -73,7 +73,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             extensions |= {
                 "gateway.abort": self.transport.abort,
                 "gateway.gone": self.gone,
-                "gateway.closed_well": lambda: self.conn.close_rcvd is not None,
+                "gateway.client_code": lambda: self.conn.close_rcvd and self.conn.close_rcvd.code,
             }
 
     def handle_cont(self, event: Frame) -> None:

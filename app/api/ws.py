@@ -26,13 +26,13 @@ class FastApiSocket:
         self._websocket = websocket
         self._abort = websocket.scope["extensions"]["gateway.abort"]
         self._gone: asyncio.Event = websocket.scope["extensions"]["gateway.gone"]
-        self._closed_well: Callable[[], bool] = websocket.scope["extensions"]["gateway.closed_well"]
+        self._client_code: Callable[[], int | None] = websocket.scope["extensions"]["gateway.client_code"]
+        """With which the client has closed it, or answered our close; none where it did neither."""
 
     async def receive(self) -> str | bytes:
         message = await self._websocket.receive()
         if message["type"] == "websocket.disconnect":
-            # uvicorn names its own close code where the client never answered it
-            raise Disconnected(message.get("code") if self._closed_well() else None)
+            raise Disconnected(self._client_code())  # uvicorn names its own where the client never answered it
         data: str | bytes = message["bytes"] if message.get("bytes") is not None else message["text"]
         return data
 
@@ -51,12 +51,12 @@ class FastApiSocket:
     def abort(self) -> None:
         self._abort()
 
-    async def gone(self) -> None:
+    async def gone(self) -> int | None:
         await self._gone.wait()
+        return self._client_code()
 
     async def closed(self) -> bool:
-        await self._gone.wait()
-        return self._closed_well()
+        return await self.gone() is not None
 
 
 @router.websocket("/ws/transcribe")

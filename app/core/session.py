@@ -217,7 +217,7 @@ class Session:
         self.resumes += 1
         self.link = Link(cursor=message.last_event)
         self.detached_at = None
-        self._is_not_idle(now)
+        self.is_not_idle(now)
         replayed = self.transcript.history.last - message.last_event
         self.link.say(Resumed(offset=self.received, resume_token=resume_token, replayed=replayed))
         if not self.is_promised:
@@ -291,7 +291,7 @@ class Session:
 
     def heard_from_client(self, now: float) -> None:
         """Any frame resets the idle timer. It also shows that `resumed` has come, and the new token with it."""
-        self._is_not_idle(now)
+        self.is_not_idle(now)
         self._tokens = self._tokens[-1:]
 
     def takes(self, kind: str) -> bool:
@@ -379,7 +379,7 @@ class Session:
         if self.received > self.link.acked[0]:
             self.link.ack_due = True
         if not self._is_the_clients_turn:
-            self._is_not_idle(now)
+            self.is_not_idle(now)
         idle_for = now - self._heard_at
         if idle_for >= self._timers.idle:
             raise SessionError("idle_timeout", f"no frame for {self._timers.idle:g} s, the limit")
@@ -396,7 +396,7 @@ class Session:
         listens = self.phase is Phase.LISTENING and self.link.attached
         return listens and self.received - self.transcript.settled + MAX_FRAME_BYTES < self._window_bytes
 
-    def _is_not_idle(self, now: float) -> None:
+    def is_not_idle(self, now: float) -> None:
         self._heard_at = now
         self._warned.discard("idle")
 
