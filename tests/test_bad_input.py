@@ -585,7 +585,7 @@ async def test_everything_may_be_said_before_started_is_heard(stage: Stage) -> N
     reader, writer = await knock(stage)
     says: list[Frame] = [START, *[chunk for _, chunk in cut(16_000)], STOP]
     writer.write(b"".join(by_hand(frame) for frame in says))
-    heard = await reader.readuntil(b'"resumes":0}')
+    heard = await reader.readuntil(b'"replayed_ms":0}')
     writer.write(frame(0x88, b"\x03\xe8"))
     assert await reader.read() == b"\x88\x09\x03\xe8stopped"
     assert heard.index(b'"type":"started"') < heard.index(b'"type":"final"')

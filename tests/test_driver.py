@@ -6,6 +6,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.cloud.speech_v1.types import cloud_speech as v1
 
 from app.core.transcript import Transcript
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
@@ -284,6 +285,49 @@ async def test_an_end_that_no_silence_explains_is_not_the_timeout(
             await client.say(SECOND, {"type": "stop"})
             messages = await client.hear_all()
     assert finals(messages) == ["0-54400"]
+    assert messages[-1]["type"] == "stopped"
+
+
+def v1_error(code: int, text: str) -> Any:
+    """v1 says so in a response, and not only by the status of the call."""
+    return v1.StreamingRecognizeResponse.pb()(error={"code": code, "message": text})
+
+
+async def test_an_error_in_a_response_ends_the_stream_and_not_the_session(upstream: ScriptedUpstream) -> None:
+    async def ends(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            if call is upstream.calls[0] and len(call.audio) >= len(SECOND):
+                yield call.final("one", 16_000)
+                yield v1_error(11, "Exceeded maximum allowed stream duration of 305 seconds.")
+                return
+        yield call.final("the rest", len(call.audio))
+
+    upstream.script = ends
+    async with run_gateway(upstream=f"grpc://{upstream.address}", speech_api="v1") as gateway:
+        messages = await transcribe(gateway, SECOND, SECOND)
+    assert finals(messages) == ["one", "the rest"]
+    assert (messages[-1]["type"], messages[-1]["upstream_streams"]) == ("stopped", 2)
+
+
+async def test_so_does_one_of_a_younger_stream(upstream: ScriptedUpstream) -> None:
+    """It comes while the older one's last words are still awaited."""
+    failed = asyncio.Event()
+
+    async def fails(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            pass
+        if call is upstream.calls[0]:
+            await failed.wait()
+        elif len(upstream.calls) == 2:
+            yield v1_error(14, "The service is currently unavailable.")
+            failed.set()
+            return
+        yield call.final(f"0-{len(call.audio)}", len(call.audio))
+
+    upstream.script = fails
+    async with run_gateway(upstream=f"grpc://{upstream.address}", speech_api="v1") as gateway:
+        messages = await transcribe(gateway, SECOND, {"type": "finalize"}, SECOND)
+    assert finals(messages) == ["0-32000", "0-32000"]
     assert messages[-1]["type"] == "stopped"
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from tests.gateway import START, Client, run_gateway
+from tests.gateway import START, Client, run_gateway, transcribe
 from tests.test_seams import check, name, sound
 from tests.upstream import BYTES_PER_SECOND, Call, Script, ScriptedUpstream
 
@@ -100,3 +100,19 @@ async def test_a_recognizer_slower_than_an_answer_may_be_is_heard_out(upstream: 
             messages = await client.hear_all()
     check(messages, audio)
     assert [m["text"] for m in messages if m["type"] == "final"] == [name(audio)]
+
+
+async def test_what_was_over_long_before_the_end_costs_no_second_hearing(upstream: ScriptedUpstream) -> None:
+    """A cough, then silence: the stream that ends well has said all."""
+
+    async def coughs(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            if len(call.audio) == 2 * BYTES_PER_SECOND:
+                yield call.activity(2, BYTES_PER_SECOND // 2)
+                yield call.activity(3, BYTES_PER_SECOND)
+        yield call.billed(1)
+
+    upstream.script = coughs
+    async with run_gateway(upstream=f"grpc://{upstream.address}") as gateway:
+        messages = await transcribe(gateway, *[bytes(TENTH)] * 100)
+    assert (messages[-1]["type"], messages[-1]["upstream_streams"]) == ("stopped", 1)

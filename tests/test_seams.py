@@ -407,6 +407,42 @@ async def test_what_is_over_the_bound_is_an_explicit_gap(upstream: ScriptedUpstr
     assert messages[-1]["gap_ms"] == gaps[0]["end_ms"]
 
 
+@pytest.mark.parametrize("back", [True, False])
+async def test_an_outage_takes_any_number_of_cuts(upstream: ScriptedUpstream, back: bool) -> None:
+    """What was said in pieces waits for the upstream, or is a gap, as if it had been said in one."""
+    away = True
+
+    def refuse(_: Call, heard: int) -> grpc.StatusCode | None:
+        return grpc.StatusCode.UNAVAILABLE if away and heard else None
+
+    upstream.script = names_samples(refuse)
+    audio = sound(64_000)
+    pieces = [audio[i : i + 3200] for i in range(0, len(audio), 3200)]
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}", replay_seconds=10, max_utterance_seconds=9
+    ) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, pieces[0])
+            await client.hear("warning")
+            for piece in pieces[1:]:
+                await client.say({"type": "finalize"}, piece)
+            while (await client.hear("ack"))["received"] < len(audio):
+                pass
+            away = not back
+            await client.say({"type": "stop"})
+            if not back:
+                (live,) = gateway.hub.registry.lives.values()
+                recognizer: Any = live._recognizer
+                await until(lambda: recognizer._legs._finished_at is not None and recognizer._legs.is_away)
+                recognizer.tick(asyncio.get_running_loop().time() + 10)
+            messages = await client.hear_all()
+    if back:
+        check(messages, audio)
+    else:
+        assert [m["reason"] for m in messages if m["type"] == "gap"] == ["upstream"]
+        assert (messages[-1]["type"], messages[-1]["gap_ms"]) == ("stopped", 2000)
+
+
 async def test_after_stop_what_is_still_being_heard_is_not_given_up(upstream: ScriptedUpstream) -> None:
     """The time that audio is kept counts from the upstream's last word: a session that has fallen behind gets there."""
     clock = asyncio.get_running_loop().time

@@ -66,13 +66,16 @@ class Activity:
         """A leg has left out the words that are awaited."""
         self._doubts += 1
 
+    def is_over(self, at: int) -> bool:
+        """Who spoke was done so long before byte `at` that words of it would have come."""
+        since = self._silent_since_ms
+        return since is not None and self._format.ms(at) - since >= AWAITED_MS
+
     def is_quiet(self, at: int) -> bool:
         """Nobody speaks at byte `at`, and no words are awaited, as far as was told."""
         if self.speaking:
             return False
-        since = self._silent_since_ms
-        over = since is not None and self._format.ms(at) - since >= AWAITED_MS
-        return over or not self.awaited or self.is_noise
+        return not self.awaited or self.is_noise or self.is_over(at)
 
     def unanswered(self, at: int) -> int:
         """Bytes of audio before byte `at` in which words were spoken that are awaited, as far as was told."""

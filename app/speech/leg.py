@@ -180,6 +180,8 @@ class Leg:
             async for response in self._call:
                 self.heard_at = clock()
                 _tell(heard, self, response)
+                if error := self.reader.failure(response):
+                    raise error
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if self._given_up is None and task is not None and task.cancelling():

@@ -8,6 +8,7 @@ the other: what a younger one says waits in its backlog, so finals come in order
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -19,13 +20,15 @@ from app.core.recognition import ActivityTimeout, Event, Failed, Finished, LegEn
 from app.speech.activity import Activity
 from app.speech.change import Change, Changes
 from app.speech.dialect import Dialect
-from app.speech.errors import Verdict, explain
+from app.speech.errors import OwnFault, Verdict, explain
 from app.speech.leg import Leg
 from app.speech.limits import LegLimits
 from app.speech.pool import Lease, NoPlace, Pool
 from app.speech.responses import ResponseReader
 from app.speech.retry import Retry
 from app.speech.watchdog import NoWords, Watchdog
+
+log = logging.getLogger(__name__)
 
 UNTOLD_SECONDS = 2.0
 """Speech that has gone on for so long was told by the upstream's voice activity, or by an interim."""
@@ -114,8 +117,9 @@ class Legs:
 
     @property
     def is_crowded(self) -> bool:
-        """The next chunk would need one leg too many."""
-        return self._handover.open is None and self._at_work >= MAX_LEGS
+        """The next chunk would need one leg too many. While the upstream is away none are opened: what comes is kept,
+        however it was cut."""
+        return not self._retry.waiting and self._handover.open is None and self._at_work >= MAX_LEGS
 
     @property
     def is_busy(self) -> bool:
@@ -132,7 +136,7 @@ class Legs:
             self._make_room()
         if leg := self._legs.get(stretch):
             await leg.put(chunk)
-        else:
+        elif self._at_work <= MAX_LEGS:  # else it waits in line behind those of an outage
             self._open_when_it_may(stretch, now)
 
     def _make_room(self) -> None:
@@ -348,13 +352,22 @@ class Legs:
         listen(LegEnded(leg.reader.billed_ms, self._format.ms(replayed), code))
 
     def _open_missing(self) -> None:
-        """A leg for every stretch that waits for one."""
+        """A leg for every stretch that waits for one, the oldest first, and not for too many at once."""
         for stretch in list(self._handover.stretches):
-            if stretch not in self._legs:
+            if stretch not in self._legs and (stretch is self._handover.head or len(self._legs) < MAX_LEGS):
                 self._open(stretch, self._clock())
 
     def _ended(self, leg: Leg) -> None:
-        """A leg's call is over. Its books are closed when its stretch is the oldest, so in order."""
+        """A leg's call is over. No session may wait for ever, whatever goes wrong here."""
+        try:
+            self._let_go(leg)
+        except Exception:
+            log.exception("the end of a stream could not be taken")
+            self._listen(Failed(explain(OwnFault()).as_error()))
+        self._progress()
+
+    def _let_go(self, leg: Leg) -> None:
+        """Its books are closed when its stretch is the oldest, so in order."""
         if leg in self._retired:
             self._retired.discard(leg)
             self._tell_bill(leg, self._listen)
@@ -366,7 +379,6 @@ class Legs:
             self.cut(self._clock())
         else:
             self._close_ended()
-        self._progress()
 
     def _close_ended(self) -> None:
         while (head := self._handover.head) and (leg := self._legs.get(head)) and leg.ended and leg is not self._parked:
@@ -382,6 +394,8 @@ class Legs:
             self._handover.complete(leg.stretch)
             self._say_settled()
             self._hear_next()
+            if len(self._legs) < len(self._handover.stretches) and not self._retry.must_wait():
+                self._open_missing()
             self._finish_if_done()
         elif leg.error is None and self._activity.has_timed_out(leg.sent):
             self._deafen()
@@ -393,9 +407,9 @@ class Legs:
 
     def _left_words_out(self, leg: Leg) -> bool:
         """A leg that ends well has said all that it heard. One that told of speech and gave no final of it was ended
-        unasked, at the very moment when its audio was over; unless it was noise, or its time was up."""
-        activity = self._activity
-        if not activity.awaited or activity.is_noise or activity.has_timed_out(leg.sent):
+        unasked, at the very moment when its audio was over; unless it was noise, or long ago, or its time was up."""
+        activity, at = self._activity, leg.sent
+        if not activity.awaited or activity.is_noise or activity.is_over(at) or activity.has_timed_out(at):
             return False
         activity.doubt()
         return True

@@ -7,7 +7,7 @@ proto-plus and 16 us without.
 from collections.abc import Iterator
 from typing import Any
 
-from google.api_core.exceptions import from_grpc_status
+from google.api_core.exceptions import GoogleAPICallError, from_grpc_status
 from msgspec import UNSET
 
 from app.core.audio import AudioFormat
@@ -64,8 +64,14 @@ class ResponseReader:
                 interims.setdefault(_channel(result), []).append(result)
         for pieces in interims.values():
             yield self._read_interim(pieces, heard_until)
-        if self._names.result_end == "result_end_time" and pb.HasField("error"):
-            raise from_grpc_status(pb.error.code, pb.error.message)  # type: ignore[no-untyped-call]
+
+    def failure(self, response: Any) -> GoogleAPICallError | None:
+        """With which the leg ends: v1 can say so in its last response, too."""
+        pb = type(response).pb(response)
+        if self._names.result_end != "result_end_time" or not pb.HasField("error"):
+            return None
+        error: GoogleAPICallError = from_grpc_status(pb.error.code, pb.error.message)  # type: ignore[no-untyped-call]
+        return error
 
     def draft(self, response: Any, heard_until: int) -> Result | None:
         """The finals of a response as an interim: they may not count."""
