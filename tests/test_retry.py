@@ -128,7 +128,7 @@ def test_what_any_session_hears_begins_the_count_anew() -> None:
     breaker = Breaker(threshold=2, cool_down=5.0)
     fails, hears = Session(breaker), Session(breaker)
     fails.retry.after(DOWN, worked=False)
-    hears.retry.works()
+    hears.retry.answers()
     fails.retry.after(DOWN, worked=False)
     assert breaker.state is BreakerState.CLOSED
 

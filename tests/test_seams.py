@@ -443,6 +443,36 @@ async def test_an_outage_takes_any_number_of_cuts(upstream: ScriptedUpstream, ba
         assert (messages[-1]["type"], messages[-1]["gap_ms"]) == ("stopped", 2000)
 
 
+async def test_audio_over_which_every_stream_fails_is_given_up(upstream: ScriptedUpstream) -> None:
+    """Though each says something of it: they are tried more and more seldom, and then it is a gap."""
+
+    async def fails_again(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            if len(call.audio) >= 6400:
+                yield call.interim("poison", end=len(call.audio))
+                await call.context.abort(grpc.StatusCode.INTERNAL, "Received Rst Stream")
+
+    upstream.script = fails_again
+    audio = sound(32_000)
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}", replay_seconds=10, max_utterance_seconds=9
+    ) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, audio, {"type": "stop"})
+            await upstream.called(4)
+            (live,) = gateway.hub.registry.lives.values()
+            recognizer: Any = live._recognizer
+            retry = recognizer._legs._retry
+            await until(lambda: retry._backoff.failures >= 4)
+            retry._backoff.failures = 20
+            await upstream.called(len(upstream.calls) + 1)
+            await until(lambda: recognizer._legs.is_away)
+            recognizer.tick(asyncio.get_running_loop().time() + 10)
+            messages = await client.hear_all()
+    assert [m["reason"] for m in messages if m["type"] == "gap"] == ["upstream"]
+    assert (messages[-1]["type"], messages[-1]["gap_ms"]) == ("stopped", 1000)
+
+
 async def test_after_stop_what_is_still_being_heard_is_not_given_up(upstream: ScriptedUpstream) -> None:
     """The time that audio is kept counts from the upstream's last word: a session that has fallen behind gets there."""
     clock = asyncio.get_running_loop().time

@@ -452,8 +452,10 @@ class Legs:
                 self._heard(leg, response)
 
     def _heard(self, leg: Leg, response: Any) -> None:
-        self._retry.works()
-        if self._finished_at is not None:
+        self._retry.answers()
+        if leg.sent > leg.replays_until:
+            self._retry.works()
+        if self._finished_at is not None and not self._retry.stuck:
             self._finished_at = self._clock()
         if leg in self._retired:
             leg.reader.read_bill(response)
@@ -478,6 +480,7 @@ class Legs:
         self._activity.tell(event, newest=leg is self._newest)
         match event:
             case Settled(offset):
+                self._retry.works()
                 self._handover.settle(leg.stretch, offset)
                 self._say_settled()
                 if self._is_old(leg):

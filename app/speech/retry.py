@@ -11,6 +11,7 @@ from app.speech.errors import Code, Ending, Verdict
 
 BACKOFF_BASE, BACKOFF_CAP = 0.25, 10.0
 """Seconds."""
+STUCK_TRIES = 10
 AT_ONCE_TRIES = 2
 """Legs that may follow a failed one at once, in a row; then even those wait."""
 
@@ -60,8 +61,13 @@ class Retry:
 
     @property
     def failing(self) -> bool:
-        """The last leg failed, and nothing was heard since."""
+        """The last leg failed, and nothing new was heard since."""
         return self._backoff.failures > 0
+
+    @property
+    def stuck(self) -> bool:
+        """Leg after leg has failed over the same audio."""
+        return self._backoff.failures >= STUCK_TRIES
 
     def after(self, ending: Ending, *, worked: bool) -> None:
         """A leg ended so: the next one comes at once, or after a backoff. What waits already waits for both.
@@ -88,12 +94,15 @@ class Retry:
         self._wait(f"Speech-to-Text fails: {reason}")
         return True
 
-    def works(self) -> None:
-        """A leg has said something."""
-        self._backoff.reset()
+    def answers(self) -> None:
+        """A leg has said something: the upstream is there."""
         self._breaker.succeeded()
         self._told = False
         self.say_lost()
+
+    def works(self) -> None:
+        """A leg got further than those before it."""
+        self._backoff.reset()
 
     def bears(self, since: float) -> None:
         """A leg that was opened then takes audio: in silence nothing else shows that the upstream is back."""
