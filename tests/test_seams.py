@@ -507,7 +507,7 @@ async def test_after_stop_what_is_still_being_heard_is_not_given_up(upstream: Sc
 
 
 async def test_a_leg_that_does_not_answer_is_given_up(upstream: ScriptedUpstream) -> None:
-    """It was half-closed and says nothing: another one hears the same audio."""
+    """It was half-closed and says nothing: another one hears the same audio, and the client knows why it waits."""
 
     async def silent(call: Call) -> AsyncIterator[Any]:
         async for _ in call.hear():
@@ -524,6 +524,8 @@ async def test_a_leg_that_does_not_answer_is_given_up(upstream: ScriptedUpstream
             upstream.script = names_samples()
             messages = await client.hear_all()
     assert [m["text"] for m in messages if m["type"] == "final"] == ["0-1599", "1600-3199"]
+    (warning,) = client.heard("warning")
+    assert (warning["code"], "no answer for 0.3 s" in warning["message"]) == ("upstream_retrying", True)
 
 
 async def test_a_client_that_waits_for_us_makes_no_pause(upstream: ScriptedUpstream) -> None:

@@ -418,6 +418,8 @@ class Legs:
         ending = explain(leg.error)
         if isinstance(leg.error, NoWords):
             self._activity.doubt()
+        elif isinstance(leg.error, TimeoutError):  # captions have stood still for long
+            self._retry.tell(ending.as_error().message, 0.0)
         if ending.verdict is Verdict.FATAL:
             self._listen(Failed(ending.as_error()))
             return
