@@ -127,6 +127,8 @@ class Registry:
         except Exception:
             log.exception("session %s failed", live.session.id)
             live.fail(SessionError("internal", "the gateway failed: its log has the reason"))
+            if live.session.id not in self.relays:
+                self.end_soon(live)
         if now - live.written_at >= RENEW_SECONDS:
             self.journal.mark(live)
 

@@ -448,3 +448,32 @@ async def test_random_cuts_cost_no_sample(lasting: Gateway, upstream: ScriptedUp
         first = resume(session, events[-1] if events else 0)
     assert [n for text in finals for n in numbers(text)] == list(range(len(audio) // 2))
     assert events == list(range(1, len(events) + 1))
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["with its client", "without it"])
+async def test_a_session_that_fails_in_its_tick_fails_alone(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, there: bool
+) -> None:
+    """The others are ticked on: one that is idle is still closed."""
+
+    def fails(_: float) -> None:
+        raise RuntimeError("a fault of ours")
+
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}", resume_window_seconds=60, idle_timeout_seconds=1
+    ) as gateway:
+        async with Client.connect(gateway) as client, Client.connect(gateway) as other:
+            await client.say(START)
+            await client.hear("started")
+            (live,) = gateway.hub.registry.lives.values()
+            if not there:
+                await client.drop()
+                await until(lambda: not gateway.hub.registry.relays)
+            await other.say(START)
+            await other.hear("started")
+            monkeypatch.setattr(live, "tick", fails)
+            if there:
+                assert (await client.hear_all())[-1]["code"] == "internal"
+            await until(lambda: live not in gateway.hub.registry.lives.values())
+            assert (await other.hear_all())[-1]["code"] == "idle_timeout"
+    assert "a fault of ours" in caplog.text
