@@ -3,8 +3,9 @@
 import asyncio
 from collections.abc import Iterable
 
+from app.core.errors import going_down
 from app.live import Live
-from app.registry import Registry, going_down
+from app.registry import Registry
 
 LOOK_SECONDS = 0.5
 FLUSH_SECONDS = 5.0

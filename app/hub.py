@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
-from app.core.errors import SessionError, unknown
+from app.core.errors import SessionError, going_down, unknown
 from app.core.protocol import Resume, SessionConfig, Start, parse
 from app.core.record import Record, fingerprint
 from app.core.session import Session, Timers
@@ -79,7 +79,7 @@ class Hub:
     def admit(self) -> None:
         """Before the upgrade. Raises SessionError when no session may be opened now."""
         if self.registry.closing:
-            raise SessionError("restarting", "the gateway is shutting down", retry_after_ms=AWAY_RETRY_MS)
+            raise going_down(AWAY_RETRY_MS)
         if self.full:
             raise SessionError("overloaded", self.places, retry_after_ms=RETRY_AFTER_MS)
 
@@ -212,7 +212,7 @@ class Hub:
     async def _claim(self, message: Resume) -> Live:
         """The session, from the store: another gateway had it, or this one did and had to let it go."""
         if self.registry.closing:
-            raise SessionError("restarting", "the gateway is shutting down", retry_after_ms=AWAY_RETRY_MS)
+            raise going_down(AWAY_RETRY_MS)
         self._check_room()
         live = self._bring_to_life(await self._from_store(message))
         await live.go_on_from(live.session.received)

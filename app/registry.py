@@ -5,7 +5,7 @@ import logging
 from contextlib import suppress
 from typing import Self
 
-from app.core.errors import SessionError
+from app.core.errors import SessionError, going_down, own_fault
 from app.core.session import Session
 from app.journal import RENEW_SECONDS, Journal
 from app.live import Live
@@ -126,7 +126,7 @@ class Registry:
                 self._tick_detached(live, now)
         except Exception:
             log.exception("session %s failed", live.session.id)
-            live.fail(SessionError("internal", "the gateway failed: its log has the reason"))
+            live.fail(own_fault())
             if live.session.id not in self.relays:
                 self.end_soon(live)
         if now - live.written_at >= RENEW_SECONDS:
@@ -140,11 +140,6 @@ class Registry:
             session.end("resume_window_expired")
         if session.over or session.has_failed_here:
             self.end_soon(live)
-
-
-def going_down() -> SessionError:
-    """Not the session's end, where another gateway can go on with it."""
-    return SessionError("restarting", "the gateway is shutting down")
 
 
 def _log_end(session: Session) -> None:

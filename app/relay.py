@@ -9,7 +9,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any, Protocol
 
-from app.core.errors import SessionError
+from app.core.errors import SessionError, own_fault
 from app.core.protocol import (
     AudioMessage,
     Finalize,
@@ -137,7 +137,7 @@ class Relay:
             self.live.fail(error)
         except Exception:
             log.exception("session %s failed", self.live.session.id)
-            self.live.fail(SessionError("internal", "the gateway failed: its log has the reason"))
+            self.live.fail(own_fault())
 
     async def _refuse(self, writer: asyncio.Task[None], error: SessionError) -> None:
         writer.cancel()

@@ -96,3 +96,13 @@ def shorten(value: object) -> str:
 def elide(text: str, limit: int = 80) -> str:
     """A client's word, short enough for a message."""
     return text if len(text) <= limit else text[:limit] + "..."
+
+
+def own_fault() -> SessionError:
+    """What went wrong is ours, and nobody else's business."""
+    return SessionError("internal", "the gateway failed: its log has the reason")
+
+
+def going_down(retry_after_ms: int | None = None) -> SessionError:
+    """Not the session's end, where another gateway can go on with it."""
+    return SessionError("restarting", "the gateway is shutting down", retry_after_ms=retry_after_ms)

@@ -10,7 +10,7 @@ from enum import Enum
 import grpc
 from google.api_core.exceptions import GoogleAPICallError
 
-from app.core.errors import SessionError
+from app.core.errors import SessionError, own_fault
 from app.speech.pool import NoPlace
 
 Code = grpc.StatusCode
@@ -86,7 +86,8 @@ def explain(error: BaseException | None) -> Ending:
         case grpc.aio.AioRpcError():
             code, text = error.code(), error.details() or ""
         case OwnFault():
-            return Ending(Code.INTERNAL, "the gateway failed: its log has the reason", Verdict.FATAL, "internal")
+            ours = own_fault()
+            return Ending(Code.INTERNAL, ours.message, Verdict.FATAL, ours.code)
         case NoPlace():
             return Ending(Code.RESOURCE_EXHAUSTED, str(error), Verdict.LATER, "overloaded")
         case TimeoutError():

@@ -12,6 +12,7 @@ from app.speech.errors import Code, Ending, Verdict
 BACKOFF_BASE, BACKOFF_CAP = 0.25, 10.0
 """Seconds."""
 STUCK_TRIES = 10
+"""Legs that fail in a row before it is no use to wait for more of the same."""
 AT_ONCE_TRIES = 2
 """Legs that may follow a failed one at once, in a row; then even those wait."""
 
