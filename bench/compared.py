@@ -8,6 +8,8 @@ import jiwer
 
 from bench.runs import Run
 
+EDITS = ("deleted", "inserted", "substituted")
+"""Columns of a table."""
 MAX_SUBSTITUTED = 0.01
 """Part of all words."""
 MAX_LETTERS = 0.3

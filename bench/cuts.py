@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.client import Transcriber
-from bench.compared import Compared, seeds
+from bench.compared import EDITS, Compared, seeds
 from bench.gateways import gateways
 from bench.misfortunes import KINDS, NETWORK, Lines, World, draw
 from bench.runs import CONFIG, Run, hear, speak, speech
@@ -38,9 +38,7 @@ COLUMNS = (
     "restarts",
     "resumes",
     "streams",
-    "deleted",
-    "inserted",
-    "substituted",
+    *EDITS,
     "gaps",
     "wrong",
     "late",

@@ -13,7 +13,7 @@ import sys
 from rich.console import Console
 from rich.table import Table
 
-from bench.compared import Compared, seeds
+from bench.compared import EDITS, Compared, seeds
 from bench.runs import Run
 from bench.transcription import Plan, transcribe_elsewhere
 
@@ -24,9 +24,7 @@ WIDTH = 120
 COLUMNS = (
     "run",
     "streams",
-    "deleted",
-    "inserted",
-    "substituted",
+    *EDITS,
     "gaps",
     "wrong",
     "silence",

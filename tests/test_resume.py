@@ -16,7 +16,7 @@ from tests.gateway import START, Client, Gateway, run_gateway
 from tests.test_back_pressure import connected as narrowly_connected
 from tests.test_back_pressure import talks
 from tests.test_seams import check, name, names_samples, numbers, sound, until
-from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream
+from tests.upstream import BYTES_PER_SECOND, Call, Script, ScriptedUpstream
 
 STOP = {"type": "stop"}
 
@@ -59,6 +59,17 @@ async def refusal(gateway: Gateway, message: dict[str, Any]) -> tuple[str, int |
         await client.say(message)
         messages = await client.hear_all()
         return messages[-1]["code"], client.close_code
+
+
+def once(event: asyncio.Event, script: Script) -> Script:
+    """An upstream that reads nothing till then."""
+
+    async def late(call: Call) -> AsyncIterator[Any]:
+        await event.wait()
+        async for response in script(call):
+            yield response
+
+    return late
 
 
 async def test_a_client_that_comes_back_goes_on_where_it_was(lasting: Gateway) -> None:
@@ -200,14 +211,7 @@ async def test_a_lost_resumed_costs_nothing_though_an_older_link_still_had_audio
 ) -> None:
     """What that waited for is taken at last: it is no sign that the client has its newest token."""
     reads = asyncio.Event()
-    heard = names_samples()
-
-    async def reads_late(call: Call) -> AsyncIterator[Any]:
-        await reads.wait()
-        async for response in heard(call):
-            yield response
-
-    upstream.script = reads_late
+    upstream.script = once(reads, names_samples())
     audio = sound(128_000)
     async with run_gateway(
         upstream=f"grpc://{upstream.address}", resume_window_seconds=60, upstream_speed=4
@@ -359,14 +363,7 @@ async def test_audio_that_waits_for_the_upstream_is_not_lost_with_the_connection
 ) -> None:
     """What `resumed.offset` says is there, is there: also what was still on its way to a stream that reads nothing."""
     reads = asyncio.Event()
-    heard = names_samples(every=BYTES_PER_SECOND)
-
-    async def reads_late(call: Call) -> AsyncIterator[Any]:
-        await reads.wait()
-        async for response in heard(call):
-            yield response
-
-    upstream.script = reads_late
+    upstream.script = once(reads, names_samples(every=BYTES_PER_SECOND))
     audio = sound(128_000)
     async with Client.connect(lasting) as client:
         await client.say(START, *[audio[i : i + 16_000] for i in range(0, len(audio), 16_000)])

@@ -1,18 +1,17 @@
 """Whatever is written, claimed and read, by whatever epochs and in whatever order: both stores do as the model does."""
 
 import asyncio
-from dataclasses import dataclass
 from typing import Any
 
 import uvloop
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
-from msgspec.structs import replace
 
 from app.core.errors import SessionError
-from app.core.record import Change, Record
-from app.store import FENCED, Stored
+from app.core.record import Change
+from app.store import Stored
+from tests.paper.store import Model
 from tests.redis_server import RedisServer
 from tests.stores import InMemory, InRedis, Kept, change
 
@@ -36,58 +35,6 @@ def changes(draw: st.DrawFn) -> Change:
         over=draw(st.sampled_from([None, None, "stopped"])),
         settled=draw(st.integers(0, 99)),
     )
-
-
-@dataclass
-class Held:
-    record: Record
-    events: dict[int, str]
-    resume_until: float
-    keep_until: float
-
-
-class Model:
-    """What the docstrings of `Store` say, in the plainest way."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-        self.all: dict[str, Held] = {}
-
-    def held(self, session_id: str) -> Held | None:
-        found = self.all.get(session_id)
-        return found if found and self.now < found.keep_until else None
-
-    def save(self, change: Change) -> int:
-        record = change.record
-        found = self.held(record.session_id)
-        if found and found.record.epoch > record.epoch:
-            return FENCED
-        events = dict(found.events) if found and found.record.epoch == record.epoch else {}
-        if missing := set(range(1, change.first)) - set(events):
-            return min(missing) - 1
-        for number, text in enumerate(change.events, change.first):
-            events.setdefault(number, text)
-        self.all[record.session_id] = Held(
-            record, events, self.now + change.resume_seconds, self.now + change.keep_seconds
-        )
-        return record.last_event
-
-    def claim(self, session_id: str, token: str) -> Stored | str:
-        found = self.held(session_id)
-        if not found or token not in found.record.tokens:
-            return "session_unknown"
-        if found.record.over:
-            return "session_ended"
-        if self.now >= found.resume_until:
-            return "resume_window_expired"
-        found.record = replace(found.record, epoch=found.record.epoch + 1)
-        return Stored(found.record, tuple(found.events.values()))
-
-    def read(self, session_id: str, after: int) -> Stored | None:
-        found = self.held(session_id)
-        if not found:
-            return None
-        return Stored(found.record, tuple(text for number, text in found.events.items() if number > after))
 
 
 class SideBySide(RuleBasedStateMachine):
