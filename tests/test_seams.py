@@ -222,6 +222,29 @@ async def says_nothing(call: Call) -> AsyncIterator[Any]:
     yield call.billed(1)
 
 
+async def test_a_leg_that_begins_in_silence_hears_as_the_one_before_would(upstream: ScriptedUpstream) -> None:
+    """It begins whole windows of the recognizer's behind the last final, so that they fall where they fell."""
+    final_end, window = 24_000, BYTES_PER_SECOND * 160 // 1000
+
+    async def says_one_word(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            if call is upstream.calls[0] and len(call.audio) == 28_800:
+                yield call.final("yes", final_end)
+
+    upstream.script = says_one_word
+    audio = sound(130_000) + bytes(130_000)
+    async with run_gateway(upstream=f"grpc://{upstream.address}", leg_quiet_seconds=1) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, audio[:30_000])
+            await client.hear("final")
+            await client.say(*[audio[i : i + TENTH] for i in range(30_000, len(audio), TENTH)])
+            second = await upstream.called(2)
+            await until(lambda: second.audio)
+    begin = 2 * int.from_bytes(second.audio[:2], "little")
+    assert begin > final_end
+    assert (begin - final_end) % window == 0
+
+
 async def heard_with_a_wrong_guess(upstream: ScriptedUpstream, audio: bytes) -> list[dict[str, Any]]:
     """Sends 120,000 bytes; the leg is ended in silence, as it seems, and the third one hears all of it anew."""
     async with run_gateway(

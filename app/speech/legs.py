@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 
 UNTOLD_SECONDS = 2.0
 """Speech that has gone on for so long was told by the upstream's voice activity, or by an interim."""
+SEAM_GRID_MS = 160
+"""A stream that begins a whole number of the recognizer's windows (10, 16, 20 or 32 ms) behind the last final hears the
+same there as one that goes on; where its windows fall otherwise, a pause may be just too short to end a sentence."""
 PATIENCE_SECONDS = 0.5
 """A leg that waits longer for its place: the client is told."""
 MAX_LEGS = 4
@@ -67,6 +70,7 @@ class Legs:
         self._queue_chunks = max(1, self._queue_bytes // chunk_bytes + 1)
         self._kept_limit = round(limits.replay * rate)
         self._untold = self._format.offset(UNTOLD_SECONDS * 1000)
+        self._grid = self._format.offset(SEAM_GRID_MS)
         self._handover = Handover()
         self._legs: dict[Stretch, Leg] = {}
         """The leg that hears a stretch now; a stretch that waits for its next leg has none."""
@@ -267,7 +271,8 @@ class Legs:
     def _guess(self, leg: Leg, now: float) -> None:
         """Speech may have begun that the upstream has not told of yet: the next leg hears the last moments too. The old
         one has heard them, and its last words are the proof."""
-        if stretch := self._handover.cut_behind(leg.sent - self._untold):
+        begin, seam = max(leg.stretch.start, self._handover.settled), leg.sent - self._untold
+        if stretch := self._handover.cut_behind(seam - (seam - begin) % self._grid):
             leg.half_close(now)
             self._open_when_it_may(stretch, now)
 
