@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 RETRY_AFTER_MS = 5_000
 AWAY_RETRY_MS = 1_000
 """For who asks while the store is away, or the gateway is about to be."""
+RESERVE = 10
+"""A place over the limit for each so many, and at least one, for who resumes a session that is here: its old connection
+may be dead without anybody having noticed."""
 BEHIND_SECONDS = 2.0
 """A store that is back has by then what was told while it was away."""
 
@@ -69,18 +72,24 @@ class Hub:
 
     @property
     def full(self) -> bool:
-        return self._sockets >= self._limits.max_sessions
+        return self._taken >= self._limits.max_sessions
 
     @property
     def places(self) -> str:
-        """In words; a socket takes a place before it says `start`."""
-        return f"{self._sockets} of {self._limits.max_sessions} places are taken"
+        """In words; a socket takes a place before it says `start`, and a session keeps it while its client is away."""
+        limit = self._limits.max_sessions
+        return f"{min(self._taken, limit)} of {limit} places are taken"
+
+    @property
+    def _taken(self) -> int:
+        return max(self._sockets, self.sessions)
 
     def admit(self) -> None:
-        """Before the upgrade. Raises SessionError when no session may be opened now."""
+        """Before the upgrade. Raises SessionError when no session may be opened now, nor gone on with."""
         if self.registry.closing:
             raise going_down(AWAY_RETRY_MS)
-        if self.full:
+        limit = self._limits.max_sessions
+        if self._sockets >= limit + max(1, limit // RESERVE):
             raise SessionError("overloaded", self.places, retry_after_ms=RETRY_AFTER_MS)
 
     def store_trouble(self) -> str | None:
@@ -153,10 +162,8 @@ class Hub:
         return Relay(live, socket, send_seconds=self._limits.send)
 
     def _check_room(self) -> None:
-        limit = self._limits.max_sessions
-        if self.sessions >= limit:
-            taken = f"{self.sessions} of {limit} sessions are there, some of them without a client"
-            raise SessionError("overloaded", taken, retry_after_ms=RETRY_AFTER_MS)
+        if self.sessions >= self._limits.max_sessions:
+            raise SessionError("overloaded", self.places, retry_after_ms=RETRY_AFTER_MS)
 
     def _bring_to_life(self, stored: Stored) -> Live:
         """A session that is not here yet. Raises SessionError where nobody can hear it."""

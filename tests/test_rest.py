@@ -222,7 +222,7 @@ def told(response: Any) -> dict[str, Any]:
 async def test_a_full_gateway_refuses_with_a_status_and_a_time_to_come_again(upstream: ScriptedUpstream) -> None:
     """503, Retry-After, and the same words as an `error` message."""
     async with run_gateway(upstream=f"grpc://{upstream.address}", max_sessions=1) as gateway:
-        async with Client.connect(gateway):
+        async with Client.connect(gateway), Client.connect(gateway):
             response = await refused(gateway)
         assert response.status_code == 503
         assert response.headers["retry-after"] == "5"
@@ -238,7 +238,7 @@ async def test_a_full_gateway_refuses_with_a_status_and_a_time_to_come_again(ups
 async def test_a_browser_that_cannot_read_a_status_is_told_and_closed(upstream: ScriptedUpstream) -> None:
     """With the code that stands for the status."""
     async with run_gateway(upstream=f"grpc://{upstream.address}", max_sessions=1) as gateway:
-        async with Client.connect(gateway):
+        async with Client.connect(gateway), Client.connect(gateway):
             async with Client.connect(gateway, origin=ORIGIN, subprotocols=[Subprotocol("stt.v1")]) as browser:
                 messages = await browser.hear_all()
                 assert browser.close_code == 1013
@@ -248,14 +248,19 @@ async def test_a_browser_that_cannot_read_a_status_is_told_and_closed(upstream: 
 
 
 async def test_of_many_that_come_at_once_as_many_as_fit_are_admitted(upstream: ScriptedUpstream) -> None:
-    """A hundred into ten places: ninety refusals, and the places are free again afterwards."""
+    """A hundred into ten places: ninety are refused, one of them when it says `start`, and the places are free again
+    afterwards."""
     async with run_gateway(upstream=f"grpc://{upstream.address}", max_sessions=10) as gateway:
         async with AsyncExitStack() as stack:
             results = await asyncio.gather(
                 *[stack.enter_async_context(Client.connect(gateway)) for _ in range(100)], return_exceptions=True
             )
-            assert sum(isinstance(result, Client) for result in results) == 10
-            assert sum(isinstance(result, InvalidStatus) for result in results) == 90
+            inside = [result for result in results if isinstance(result, Client)]
+            assert len(inside) == 11
+            assert sum(isinstance(result, InvalidStatus) for result in results) == 89
+            for client in inside:
+                await client.say(START)
+            assert Counter([(await client.hear_one())["type"] for client in inside]) == {"started": 10, "error": 1}
         while gateway.hub.full:
             await asyncio.sleep(0.005)
         assert (await transcribe(gateway, SECOND))[-1]["type"] == "stopped"
@@ -318,6 +323,8 @@ async def test_no_request_starts_a_thread(upstream: ScriptedUpstream, tmp_path: 
             await asyncio.gather(*[begin() for _ in range(39)])
             for path in ("/", "/healthz", "/readyz", "/config", "/docs", "/openapi.json", "/sample.wav", "/nothing"):
                 await gateway.get(path)
+            for _ in range(4):
+                await stack.enter_async_context(Client.connect(gateway))
             await refused(gateway)
             forty = threads(process.pid)
     assert forty == one

@@ -395,6 +395,18 @@ async def test_sessions_that_wait_take_their_places(upstream: ScriptedUpstream) 
                 await client.hear("resumed")
 
 
+async def test_a_full_gateway_lets_its_own_clients_in(upstream: ScriptedUpstream) -> None:
+    """The place of a client is still taken by its old connection, which is dead, as nobody has noticed yet."""
+    async with run_gateway(upstream=f"grpc://{upstream.address}", resume_window_seconds=60, max_sessions=1) as gateway:
+        async with Client.connect(gateway) as old:
+            await old.say(START)
+            started = await old.hear("started")
+            assert await refusal(gateway, START) == ("overloaded", 1013)
+            async with Client.connect(gateway) as client:
+                await client.say(resume(started))
+                assert (await client.hear_one())["type"] == "resumed"
+
+
 @pytest.mark.parametrize("seed", range(20))
 async def test_random_cuts_cost_no_sample(lasting: Gateway, upstream: ScriptedUpstream, seed: int) -> None:
     """Connections that break at any moment; the client keeps what is not final, as the protocol says."""
