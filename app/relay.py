@@ -7,6 +7,7 @@ alone sends, whatever the session says is due.
 import asyncio
 import logging
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, Protocol
 
 from app.core.errors import SessionError, own_fault
@@ -48,8 +49,8 @@ class Socket(Protocol):
     async def send(self, text: str) -> None:
         """Waits while the client does not read. Raises Disconnected."""
 
-    async def close(self, code: int, reason: str) -> None:
-        """`reason`: at most 123 bytes of UTF-8."""
+    async def close(self, code: int, reason: str, *, at_once: bool = False) -> None:
+        """`reason`: at most 123 bytes of UTF-8. Waits as `send` does, but not `at_once`."""
 
     def abort(self) -> None:
         """Drops the connection at once, whatever is still unsent."""
@@ -142,11 +143,8 @@ class Relay:
     async def _refuse(self, writer: asyncio.Task[None], error: SessionError) -> None:
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
-        try:
-            async with asyncio.timeout(REFUSE_SECONDS):
-                await refuse(self._socket, error, self.live.session.id)
-        except (TimeoutError, Disconnected):
-            self._socket.abort()
+        with suppress(Disconnected):
+            await refuse(self._socket, error, self.live.session.id)
 
     # The reader -------------------------------------------------------------------------------
 
@@ -212,7 +210,6 @@ class Relay:
                         session.delivered = await self._socket.closed()
                     return
             except TimeoutError:
-                self._socket.abort()
                 self.refuse(SessionError("slow_client", f"nothing was read for {self._send_seconds:g} s"))
                 return
 
@@ -224,9 +221,15 @@ class Relay:
 
 
 async def refuse(socket: Socket, error: SessionError, session_id: str | None = None) -> None:
-    """Tells a client why its socket is closed, and closes it."""
-    await socket.send(serialize(error_message(error, session_id)))
-    await socket.close(error.refusal.close_code, clip(error.message))
+    """Tells a client why its socket is closed, and closes it. One that does not read will find the close code behind
+    what it has not read, if it does so soon."""
+    reads = True
+    try:
+        async with asyncio.timeout(REFUSE_SECONDS):
+            await socket.send(serialize(error_message(error, session_id)))
+    except TimeoutError:
+        reads = False
+    await socket.close(error.refusal.close_code, clip(error.message), at_once=not reads)
 
 
 def clip(reason: str) -> str:

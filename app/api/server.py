@@ -72,6 +72,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             extensions: Any = self.scope["extensions"]
             extensions |= {
                 "gateway.abort": self.transport.abort,
+                "gateway.let_send": self.writable.set,  # however much waits for the peer
                 "gateway.gone": self.gone,
                 "gateway.client_code": lambda: self.conn.close_rcvd and self.conn.close_rcvd.code,
             }

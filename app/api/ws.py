@@ -25,6 +25,7 @@ class FastApiSocket:
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
         self._abort = websocket.scope["extensions"]["gateway.abort"]
+        self._let_send: Callable[[], None] = websocket.scope["extensions"]["gateway.let_send"]
         self._gone: asyncio.Event = websocket.scope["extensions"]["gateway.gone"]
         self._client_code: Callable[[], int | None] = websocket.scope["extensions"]["gateway.client_code"]
         """With which the client has closed it, or answered our close; none where it did neither."""
@@ -42,7 +43,9 @@ class FastApiSocket:
         except (WebSocketDisconnect, RuntimeError) as error:  # RuntimeError: the socket was closed meanwhile
             raise Disconnected from error
 
-    async def close(self, code: int, reason: str) -> None:
+    async def close(self, code: int, reason: str, *, at_once: bool = False) -> None:
+        if at_once:
+            self._let_send()
         try:
             await self._websocket.close(code, reason)
         except (WebSocketDisconnect, RuntimeError) as error:
