@@ -151,7 +151,8 @@ class Relay:
     async def _read(self) -> None:
         while not self._leaving:
             frame = await self._socket.receive()
-            self.live.session.heard_from_client(self._clock())
+            if self.live.session.heard_from_client(self._clock()):
+                self.live.changed()
             self._within_step = True
             try:
                 await self._take(frame)

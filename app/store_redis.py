@@ -34,7 +34,7 @@ ANSWER_SECONDS = 0.5
 TURN_SECONDS = 2.0
 """So long a claim waits for its turn, when all clients of another gateway come at once."""
 AT_A_TIME = 8
-"""Claims and reads. Each may be a whole transcript, which has to be parsed within `ANSWER_SECONDS`."""
+"""Claims, and reads. Each may be a whole transcript, which has to be parsed within `ANSWER_SECONDS`."""
 BATCH_BYTES = 262_144
 """In one round trip, unless one change alone is more: when Redis has lost its memory, whole transcripts are written."""
 FORGET_MS = 2_000
@@ -115,7 +115,9 @@ class RedisStore:
         self._redis = Redis.from_pool(_pool(url))
         self._prefix = prefix
         self._answer_seconds = answer_seconds
-        self._turns = asyncio.Semaphore(AT_A_TIME)
+        self._claims = asyncio.Semaphore(AT_A_TIME)
+        self._reads = asyncio.Semaphore(AT_A_TIME)
+        """Who reads does not keep anybody from coming back."""
         self._writer = secrets.token_hex(8)
         self._serials = itertools.count(1)
 
@@ -128,7 +130,7 @@ class RedisStore:
     async def claim(self, session_id: str, token: str, seen: int = 0) -> Stored:
         record, events = self._keys(session_id)
         claiming: Command = ("EVALSHA", CLAIM.sha, 2, record, events, token, seen)
-        async with self._turn():
+        async with _turn(self._claims):
             verdict, texts = await self._ask([claiming, ("LRANGE", events, 0, -1)], CLAIM, atomic=True)
         match verdict:
             case ["claimed", text, epoch]:
@@ -144,7 +146,7 @@ class RedisStore:
     async def read(self, session_id: str, after: int) -> Stored | None:
         record, events = self._keys(session_id)
         reading: list[Command] = [("HMGET", record, "record", "epoch"), ("LRANGE", events, min(after, LARGEST), -1)]
-        async with self._turn():
+        async with _turn(self._reads):
             (text, epoch), texts = await self._ask(reading, atomic=True)
         if text is None:
             return None
@@ -172,18 +174,6 @@ class RedisStore:
             *change.events,
         )
 
-    @asynccontextmanager
-    async def _turn(self) -> AsyncIterator[None]:
-        try:
-            async with asyncio.timeout(TURN_SECONDS):
-                await self._turns.acquire()
-        except TimeoutError as error:
-            raise StoreAwayError(f"Redis was not asked: {AT_A_TIME} others wait for its answers") from error
-        try:
-            yield
-        finally:
-            self._turns.release()
-
     async def _ask(
         self, commands: Sequence[Command], script: Script | None = None, *, atomic: bool = False
     ) -> list[Any]:
@@ -208,6 +198,19 @@ class RedisStore:
             for command in commands:
                 pipeline.execute_command(*command)
             return await pipeline.execute(raise_on_error=False)
+
+
+@asynccontextmanager
+async def _turn(turns: asyncio.Semaphore) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(TURN_SECONDS):
+            await turns.acquire()
+    except TimeoutError as error:
+        raise StoreAwayError(f"Redis was not asked: {AT_A_TIME} others wait for its answers") from error
+    try:
+        yield
+    finally:
+        turns.release()
 
 
 def _batches(commands: Iterable[Command]) -> Iterator[list[Command]]:

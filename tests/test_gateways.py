@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from app import registry
 from app.drain import drain
 from tests.gateway import START, Client, Gateway, run_gateway
 from tests.redis_server import RedisServer, redis_server
@@ -93,6 +94,24 @@ async def test_from_gateway_to_gateway_and_back(two: list[Gateway]) -> None:
         heard += [m for m in client.messages if "event" in m]
     session["resume_token"] = resumed["resume_token"]
     check(await go_on(two[0], session, heard, audio), audio)
+
+
+async def test_the_old_token_is_dead_everywhere_with_the_first_frame(
+    upstream: ScriptedUpstream, redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not with the next tick."""
+    upstream.script = names_samples()
+    monkeypatch.setattr(registry, "TICK_SECONDS", 3600)
+    async with gateways(upstream, redis) as (one, two):
+        session, _ = await begin(one, sound(3200))
+        async with Client.connect(one) as client:
+            await client.say(resume(session))
+            await client.hear("resumed")
+            await client.say(sound(2))
+            store = one.hub.registry.journal.store
+            while (stored := await store.read(session["session_id"], 0)) and len(stored.record.tokens) > 1:
+                pass
+            assert await refusal(two, resume(session)) == ("session_unknown", 4404)
 
 
 async def test_the_old_connection_at_another_gateway_is_closed_superseded(two: list[Gateway]) -> None:

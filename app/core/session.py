@@ -289,10 +289,14 @@ class Session:
 
     # What the client says ---------------------------------------------------------------------
 
-    def heard_from_client(self, now: float) -> None:
-        """Any frame resets the idle timer. It also shows that `resumed` has come, and the new token with it."""
+    def heard_from_client(self, now: float) -> bool:
+        """Any frame resets the idle timer. It also shows that `resumed` has come, and the new token with it: returns
+        whether the old ones have just died."""
         self.is_not_idle(now)
+        if len(self._tokens) <= 1:
+            return False
         self._tokens = self._tokens[-1:]
+        return True
 
     def takes(self, kind: str) -> bool:
         """Whether a message of this kind counts now. Raises SessionError `bad_order` where it must not come."""
