@@ -4,6 +4,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -11,12 +12,15 @@ from app.client import Audio, Message, Reconnecting, SessionConfig, Transcriber
 from app.client import keeper as client_keeper
 from app.core.protocol import Durable, Final, GoAway, Stopped, WarningMessage
 from app.drain import drain
+from bench.gateways import gateways as processes
 from tests.flaky import Flaky, flaky
 from tests.redis_server import RedisServer, redis_server
 from tests.test_gateways import gateways
 from tests.test_seams import names_samples, numbers, sound, until
 from tests.upstream import ScriptedUpstream
 
+LOAD = 24
+"""Clients."""
 CONFIG = SessionConfig(audio=Audio(encoding="LINEAR16", sample_rate_hertz=16_000), language_codes=["en-US"])
 
 
@@ -107,6 +111,39 @@ async def test_random_moves_between_gateways_cost_no_sample(
                     await until(lambda: transcriber.connected)
             await transcriber.stop()
             check(await hearing, audio)
+
+
+@pytest.mark.timeout(300)
+async def test_a_rolling_restart_under_load_costs_no_sample(
+    upstream: ScriptedUpstream, redis: RedisServer, tmp_path: Path
+) -> None:
+    """Two processes, drained and started again one after the other, while two dozen clients speak."""
+    upstream.script = names_samples()
+    audio = sound(130_000)
+    settings = {"GATEWAY_UPSTREAM": f"grpc://{upstream.address}", "GATEWAY_STORE": redis.url}
+    restarted, connected = asyncio.Event(), asyncio.Barrier(LOAD + 1)
+    async with processes("AB", settings, tmp_path) as running, flaky(*running) as network:
+
+        async def speak() -> int:
+            async with Transcriber(through(network), CONFIG) as transcriber:
+                hearing = asyncio.create_task(everything(transcriber))
+                await until(lambda: transcriber.connected)
+                await connected.wait()
+                for at in range(0, len(audio), 1300):
+                    await transcriber.send(audio[at : at + 1300])
+                    await asyncio.sleep(0.1)
+                await restarted.wait()
+                await transcriber.stop()
+                check(await hearing, audio)
+                return transcriber.resumes
+
+        speaking = [asyncio.create_task(speak()) for _ in range(LOAD)]
+        await connected.wait()
+        for gateway in running.values():
+            await gateway.drain()
+            await gateway.start()
+        restarted.set()
+        assert min(await asyncio.gather(*speaking)) >= 1
 
 
 async def test_that_the_store_is_away_is_passed_on(upstream: ScriptedUpstream) -> None:
