@@ -16,6 +16,7 @@ from app.client import (
     Transcriber,
     TranscriberError,
     UnreachableError,
+    link,
 )
 from app.core.protocol import Final, Gap, GapEvent, Interim, Stopped
 from tests.scripted import Peer, refusing, scripted
@@ -140,6 +141,24 @@ async def test_finalize_and_keepalive_say_what_they_are_called() -> None:
     async with scripted(script) as url, Transcriber(url, CONFIG) as transcriber:
         await transcriber.finalize("a")
         await transcriber.keepalive()
+        await transcriber.stop()
+        await heard(transcriber)
+
+
+async def test_the_session_is_kept_while_the_app_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "KEEPALIVE_SECONDS", 0.05)
+    kept = asyncio.Event()
+
+    async def script(peer: Peer) -> None:
+        await peer.begin()
+        for _ in range(3):
+            assert await peer.hear() == {"type": "keepalive"}
+        kept.set()
+        await peer.hear_until("stop")
+        await peer.stopped(1)
+
+    async with scripted(script) as url, Transcriber(url, CONFIG) as transcriber:
+        await kept.wait()
         await transcriber.stop()
         await heard(transcriber)
 

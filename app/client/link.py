@@ -16,6 +16,8 @@ SILENT_SECONDS = 10.0
 """Something was sent, and not a byte has come back: nobody is there. Acks come every second, pongs within five."""
 THROTTLED_SECONDS = 30.0
 """The same while the gateway takes no more: a ping waits behind the audio. It pings itself, every 10 to 20 s."""
+KEEPALIVE_SECONDS = 15.0
+"""Nothing was sent for so long (muted, paused): the gateway is told that this is no end. Its idle timeout is 60 s."""
 LOOK_AGAIN_SECONDS = 0.05
 """After a stall of ours a timer comes before what the gateway said in time: it is read within this."""
 
@@ -46,7 +48,7 @@ class Link:
         self._base = base
         self._frame_bytes = frame_bytes
         self._clock = asyncio.get_running_loop().time
-        self._began = self._clock()
+        self._began = self._spoke_at = self._clock()
 
     @property
     def age(self) -> float:
@@ -56,7 +58,7 @@ class Link:
     async def run(self) -> None:
         """Never returns. Raises TranscriberError: why the connection has ended, or must. Then it takes nothing more
         from the outbox, and hears nothing."""
-        tasks = [asyncio.create_task(work) for work in (self._listen(), self._watch(), self._speak())]
+        tasks = [asyncio.create_task(work) for work in (self._listen(), self._watch(), self._speak(), self._stay())]
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
         finally:
@@ -67,6 +69,7 @@ class Link:
 
     async def say(self, message: Keepalive) -> None:
         """Now, or never."""
+        self._spoke_at = self._clock()
         with suppress(ConnectionClosed):
             await self.socket.send(serialize(message))
 
@@ -84,6 +87,7 @@ class Link:
         with suppress(ConnectionClosed):
             while True:
                 while (item := self._outbox.next(self._frame_bytes)) is not None:
+                    self._spoke_at = self._clock()
                     await self.socket.send(self._frame(*item))
                     self._news.set()
                 self._news.set()
@@ -94,6 +98,14 @@ class Link:
         if not isinstance(item, bytes):
             return serialize(item)
         return serialize(AudioMessage(content=item, offset=offset - self._base)) if self._base64 else item
+
+    async def _stay(self) -> None:
+        """While the app says nothing the session goes on."""
+        while True:
+            if (left := self._spoke_at + KEEPALIVE_SECONDS - self._clock()) > 0:
+                await asyncio.sleep(left)
+            else:
+                await self.say(Keepalive())
 
     async def _watch(self) -> None:
         """Raises ConnectionLostError once nobody is there."""

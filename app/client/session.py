@@ -142,7 +142,8 @@ class Transcriber:
         await self._flush()
 
     async def keepalive(self) -> None:
-        """Say that there is no audio for a while, or the gateway closes the session as idle."""
+        """Say that there is no audio for a while, or the gateway closes the session as idle. Said every 15 s by itself,
+        while nothing else is."""
         await self._keeper.say(Keepalive())
 
     async def stop(self) -> None:
