@@ -117,6 +117,21 @@ class Session(RuleBasedStateMachine):
         self.try_again(leg)
 
     @precondition(lambda self: self.legs)
+    @rule(data=st.data())
+    def a_leg_fails_once_too_often(self, data: st.DataObject) -> None:
+        """What it did not make final is heard in two parts."""
+        leg = self.legs.pop(0)
+        begin, end = max(leg.start, self.handover.settled), leg.start + len(leg.heard)
+        self.handover.drop_heard()
+        if leg.stretch is not self.handover.head or end - begin < 2:
+            self.try_again(leg)
+            return
+        self.handover.split(data.draw(st.integers(begin + 1, end - 1)))
+        first, second, *_ = self.handover.stretches
+        self.open(second, first=True)
+        self.open(first, first=True)
+
+    @precondition(lambda self: self.legs)
     @rule(keep=st.integers(1, 20))
     def a_leg_fails_and_the_upstream_is_away_for_long(self, keep: int) -> None:
         """What the oldest leg had to hear is lost, where too much is kept; not what others hear."""

@@ -12,6 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
+from app.speech import leg, legs, retry
 from app.speech.errors import BY_TEXT, MEANING
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
 from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream, hears_bytes
@@ -494,6 +495,28 @@ async def test_audio_over_which_every_stream_fails_is_given_up(upstream: Scripte
             messages = await client.hear_all()
     assert [m["reason"] for m in messages if m["type"] == "gap"] == ["upstream"]
     assert (messages[-1]["type"], messages[-1]["gap_ms"]) == ("stopped", 1000)
+
+
+async def test_audio_that_is_too_long_for_streams_that_fail_is_heard_in_parts(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After ten tries: no stream lives long enough to hear the utterance to its end."""
+    monkeypatch.setattr(legs, "UNTOLD_SECONDS", 0.5)
+    monkeypatch.setattr(leg, "STEADY_SECONDS", 0.0)
+    monkeypatch.setattr(retry, "BACKOFF_CAP", 0.01)
+
+    async def fails_early(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            if len(call.audio) > 40_000:
+                await call.context.abort(grpc.StatusCode.INTERNAL, "Internal error encountered.")
+        yield call.final(name(call.audio), len(call.audio))
+
+    upstream.script = fails_early
+    audio = sound(120_000)
+    async with run_gateway(upstream=f"grpc://{upstream.address}") as gateway:
+        messages = await heard_once(gateway, audio)
+    assert (messages[-1]["type"], messages[-1]["gap_ms"]) == ("stopped", 0)
+    assert len([m for m in messages if m["type"] == "final"]) >= 3
 
 
 async def test_after_stop_what_is_still_being_heard_is_not_given_up(upstream: ScriptedUpstream) -> None:

@@ -98,6 +98,14 @@ class Handover:
         self.stretches.appendleft(Stretch(self.settled, after.end, after.guessed))
         return after
 
+    def split(self, offset: int) -> None:
+        """The oldest stretch, which no leg hears, ends at `offset`, within what has come of it: the rest is a stretch
+        of its own. For audio that is too long for legs that fail."""
+        head = self.stretches.popleft()
+        rest = Stretch(offset, head.end, head.guessed)
+        head.end, head.guessed = offset, False
+        self.stretches.extendleft([rest, head])
+
     def hand_back(self) -> bool:
         """Right after a final: what came after it goes to a new stretch, and what the old leg still says is void.
 

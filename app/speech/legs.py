@@ -9,7 +9,7 @@ the other: what a younger one says waits in its backlog, so finals come in order
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from app.core.audio import AudioFormat, Pace
@@ -26,6 +26,7 @@ from app.speech.limits import LegLimits
 from app.speech.pool import Lease, NoPlace, Pool
 from app.speech.responses import ResponseReader
 from app.speech.retry import Retry
+from app.speech.seam import quietest
 from app.speech.watchdog import NoWords, Watchdog
 
 log = logging.getLogger(__name__)
@@ -435,10 +436,31 @@ class Legs:
         self._handover.drop_heard()
         self._say_settled()
         self._hear_next()  # all of it was final: the leg after it may have said its words already
+        if self._retry.stuck and leg.took_audio and leg.stretch is self._handover.head:
+            self._shorten()
         if self._handover.stretches:
             self._retry.after(ending, worked=self._worked(leg))
         else:
             self._finish_if_done()
+
+    def _shorten(self) -> None:
+        """Leg after leg has failed over the same audio: the next two hear half of it each, cut where it is quietest."""
+        head, settled, taken = self._handover.head, self._handover.settled, self._handover.taken
+        assert head is not None
+        begin, end = max(head.start, settled), taken if head.end is None else head.end
+        if end - begin < 2 * self._untold:
+            return
+        quarter = (end - begin) // 4
+        frame = self._format.frame_bytes
+        if (seam := quietest(self._chunks(head, begin + quarter, end - quarter), self._format.encoding)) is not None:
+            self._handover.split(seam - seam % frame)
+
+    def _chunks(self, stretch: Stretch, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """What is kept of it from about `begin` to `end`, and where each chunk begins."""
+        at = begin - begin % self._format.frame_bytes
+        while at < end and (chunk := self._handover.read(stretch, at)):
+            yield at, chunk
+            at += len(chunk)
 
     def _worked(self, leg: Leg) -> bool:
         """It had said something. Or it took audio, in which nobody may have spoken; but not twice in a row."""

@@ -1,6 +1,7 @@
 """Where a leg may be cut when it cannot wait for a final: in a pause between words, as far as one can hear it here."""
 
 from collections import deque
+from collections.abc import Iterable
 
 _SEEK_FROM = 0.8
 """Part of a limit that may be used before a pause is looked for."""
@@ -30,6 +31,12 @@ class Pauses:
         self._recent.append(peak)
         depth = (used - _SEEK_FROM) / (1 - _SEEK_FROM)
         return len(self._recent) > 5 and peak <= max(self._recent) * (0.05 + 0.35 * depth**2)
+
+
+def quietest(chunks: Iterable[tuple[int, bytes]], encoding: str) -> int | None:
+    """Where the middle of the quietest one begins, of chunks and where they begin; none where there is none."""
+    found = min(chunks, key=lambda each: loudness(each[1], encoding), default=None)
+    return None if found is None else found[0] + len(found[1]) // 2
 
 
 def loudness(chunk: bytes, encoding: str) -> int:
