@@ -80,6 +80,40 @@ async def test_words_that_legs_leave_out_are_heard_by_the_next(upstream: Scripte
     assert messages[-1]["upstream_streams"] == silent + 1
 
 
+async def deaf_at_first(upstream: ScriptedUpstream, deaf: int, audio: bytes) -> list[dict[str, Any]]:
+    """So many streams take audio and never say anything; those after them hear it all."""
+
+    async def script(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            if call not in upstream.calls[:deaf]:
+                yield call.interim("so far", end=len(call.audio))
+        yield call.final(name(call.audio), len(call.audio))
+
+    upstream.script = script
+    async with run_gateway(upstream=f"grpc://{upstream.address}", answer_seconds=0.3) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, audio[:16_000])
+            await upstream.called(2)
+            await client.say(audio[16_000:], {"type": "stop"})
+            return await client.hear_all()
+
+
+async def test_a_stream_that_never_says_a_word_of_what_is_loud_is_replaced(upstream: ScriptedUpstream) -> None:
+    """It told of no speech either: how loud the audio is shows that it should have."""
+    audio = sound(48_000)
+    messages = await deaf_at_first(upstream, 1, audio)
+    check(messages, audio)
+    assert messages[-1]["upstream_streams"] == 2
+
+
+async def test_what_two_streams_say_nothing_of_is_taken_for_noise(upstream: ScriptedUpstream) -> None:
+    """The second is heard out."""
+    audio = sound(48_000)
+    messages = await deaf_at_first(upstream, 2, audio)
+    check(messages, audio)
+    assert messages[-1]["upstream_streams"] == 2
+
+
 async def test_a_recognizer_slower_than_an_answer_may_be_is_heard_out(upstream: ScriptedUpstream) -> None:
     """It tells of speech at once, and of words only when more audio has come than any leg before got."""
 

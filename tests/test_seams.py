@@ -287,6 +287,27 @@ async def test_a_guess_that_nobody_proves_is_taken_back(upstream: ScriptedUpstre
     assert [m["text"] for m in messages if m["type"] == "final"] == [name(audio)]
 
 
+async def test_a_leg_that_is_not_needed_leaves_the_line(upstream: ScriptedUpstream) -> None:
+    """There is one place. While the next leg waits for it, the guess that it follows is taken back."""
+    upstream.script = names_samples(every=100_000)
+    audio = sound(120_000)
+    async with run_gateway(
+        upstream=f"grpc://{upstream.address}",
+        leg_soft_limit_seconds=0.001,
+        leg_hard_limit_seconds=60,
+        streams_per_channel=1,
+        max_channels=1,
+    ) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, audio[:40_000], audio[40_000:80_000])
+            first = await upstream.called(1)
+            await until(lambda: len(first.audio) == 80_000)
+            await client.say(audio[80_000:], {"type": "stop"})
+            messages = await client.hear_all()
+    check(messages, audio)
+    assert all(call.audio for call in upstream.calls)
+
+
 async def test_a_leg_that_hears_goes_on_while_an_older_one_is_tried_again(upstream: ScriptedUpstream) -> None:
     """What was sent before `finalize` fails in its flush: the next leg hears what comes, byte for byte, meanwhile."""
     refused = 0

@@ -62,6 +62,11 @@ class Activity:
         of it is not dead."""
         return self._doubts >= DOUBTS
 
+    @property
+    def is_doubtful(self) -> bool:
+        """A leg has said nothing of what seemed to be speech, since the last final."""
+        return self._doubts > 0
+
     def doubt(self) -> None:
         """A leg has left out the words that are awaited."""
         self._doubts += 1

@@ -65,6 +65,8 @@ class Leg:
         self.heard_at = now
         """When it last said anything."""
         self.sent_at = now
+        self.loud = 0
+        """Bytes that came for it and were as loud as speech, before it said anything."""
         self.half_closed_at: float | None = None
         self.live = False
         self.backlog: list[Any] = []
@@ -136,7 +138,7 @@ class Leg:
             self._queue.put_nowait(None)
 
     def give_up(self, error: Exception) -> None:
-        """The call is not worth waiting for: it ends with `error`."""
+        """The call is not worth waiting for, or its place: it ends with `error`."""
         self._given_up = error
         if self._call is not None:
             self._call.cancel()
@@ -160,6 +162,10 @@ class Leg:
             lease = await acquire()
         except NoPlace as error:
             self.error = error
+        except asyncio.CancelledError:
+            if self._given_up is None:
+                raise
+            self.error = self._given_up
         else:
             self.has_place = True
             self.opened_at = self.heard_at = asyncio.get_running_loop().time()

@@ -26,7 +26,7 @@ from app.speech.limits import LegLimits
 from app.speech.pool import Lease, NoPlace, Pool
 from app.speech.responses import ResponseReader
 from app.speech.retry import Retry
-from app.speech.seam import quietest
+from app.speech.seam import is_loud, quietest
 from app.speech.watchdog import NoWords, Watchdog
 
 log = logging.getLogger(__name__)
@@ -66,6 +66,7 @@ class Legs:
         self._listen = listen
         self._progress = progress
         self._format = AudioFormat.of(config.audio)
+        self._encoding = self._format.encoding
         rate = self._format.bytes_per_second
         self._queue_bytes = round(limits.queue * rate)
         self._queue_chunks = max(1, self._queue_bytes // chunk_bytes + 1)
@@ -82,7 +83,7 @@ class Legs:
         self._finals_end: dict[int, int] = {}
         self._activity = Activity(config)
         self._watchdog = Watchdog(config, limits, self._activity)
-        self._changes = Changes(limits, self._format.encoding)
+        self._changes = Changes(limits, self._encoding)
         self._retry = Retry(breaker, listen, self._open_missing)
         self._audio_at = 0.0
         self._sent = 0
@@ -140,6 +141,8 @@ class Legs:
         if self._retry.waiting:
             self._make_room()
         if leg := self._legs.get(stretch):
+            if not leg.said_anything and is_loud(chunk, self._encoding):
+                leg.loud += len(chunk)
             await leg.put(chunk)
         elif self._at_work <= MAX_LEGS:  # else it waits in line behind those of an outage
             self._open_when_it_may(stretch, now)
@@ -308,9 +311,12 @@ class Legs:
             leg.reader.read_bill(response)
         if leg.ended:
             self._tell_bill(leg, self._listen)
-        else:
-            self._retired.add(leg)
+            return
+        self._retired.add(leg)
+        if leg.has_place:
             leg.half_close(self._clock())
+        else:
+            leg.give_up(NoPlace("not needed any more"))
 
     # Legs come and go ---------------------------------------------------------------------------
 
@@ -452,7 +458,7 @@ class Legs:
             return
         quarter = (end - begin) // 4
         frame = self._format.frame_bytes
-        if (seam := quietest(self._chunks(head, begin + quarter, end - quarter), self._format.encoding)) is not None:
+        if (seam := quietest(self._chunks(head, begin + quarter, end - quarter), self._encoding)) is not None:
             self._handover.split(seam - seam % frame)
 
     def _chunks(self, stretch: Stretch, begin: int, end: int) -> Iterator[tuple[int, bytes]]:

@@ -12,6 +12,9 @@ _MAGNITUDE = {
 }
 """G.711 codes -> 0 (silence) to 127, on the logarithmic scale of the code itself."""
 
+_LOUD = {"LINEAR16": 2000, "MULAW": 64, "ALAW": 64}
+"""About -24 dB of full scale: a phone's peaks in speech are above."""
+
 
 class Pauses:
     """Knows how loud the speech of late was, and so what is a pause in it."""
@@ -37,6 +40,11 @@ def quietest(chunks: Iterable[tuple[int, bytes]], encoding: str) -> int | None:
     """Where the middle of the quietest one begins, of chunks and where they begin; none where there is none."""
     found = min(chunks, key=lambda each: loudness(each[1], encoding), default=None)
     return None if found is None else found[0] + len(found[1]) // 2
+
+
+def is_loud(chunk: bytes, encoding: str) -> bool:
+    """As loud as speech mostly is; so is much else."""
+    return loudness(chunk, encoding) >= _LOUD[encoding]
 
 
 def loudness(chunk: bytes, encoding: str) -> int:

@@ -36,7 +36,14 @@ class Watchdog:
         why = f"no answer for {self._answer:g} s"
         if owes or stuck:
             return TimeoutError(why)
-        return NoWords(why) if newest and self._owes_words(leg) else None
+        return NoWords(why) if newest and (self._owes_words(leg) or self._is_deaf(leg)) else None
+
+    def _is_deaf(self, leg: Leg) -> bool:
+        """Not a word from it, not even that somebody speaks, and so much of what it hears is loud. It may be music: if
+        the next one says nothing either, the upstream is believed."""
+        if not self._interims or leg.said_anything or self._activity.is_doubtful:
+            return False
+        return leg.loud >= self._answer * self._rate
 
     def _owes_words(self, leg: Leg) -> bool:
         """So much speech went into it that it should have said something. Without interims only its first sign of life
