@@ -1,4 +1,4 @@
-"""The legs of one session: they come and go, and what they say becomes events.
+"""The legs of one session: when they come and go, and how what they say becomes events.
 
     put -> Handover (kept until settled) + leg.queue -> generator -> streaming_recognize
     streaming_recognize -> ResponseReader (session's clock) -> Handover (does it count?) -> listen(event)
@@ -16,16 +16,16 @@ from app.core.audio import AudioFormat, Pace
 from app.core.breaker import Breaker
 from app.core.handover import Handover, Stretch
 from app.core.protocol import SessionConfig
-from app.core.recognition import ActivityTimeout, Event, Failed, Finished, LegEnded, Result, Settled, SpeechActivity
+from app.core.recognition import ActivityTimeout, Event, Failed, Finished, Result, Settled, SpeechActivity
 from app.speech.activity import Activity
 from app.speech.change import Change, Changes
 from app.speech.dialect import Dialect
 from app.speech.errors import OwnFault, Verdict, explain
 from app.speech.leg import Leg
 from app.speech.limits import LegLimits
-from app.speech.pool import Lease, NoPlace, Pool
-from app.speech.responses import ResponseReader
+from app.speech.pool import NoPlace, Pool
 from app.speech.retry import Retry
+from app.speech.roster import Roster
 from app.speech.seam import is_loud, quietest
 from app.speech.watchdog import NoWords, Watchdog
 
@@ -58,44 +58,43 @@ class Legs:
         listen: Callable[[Event], None],
         progress: Callable[[], None],
     ) -> None:
-        self._config = config
-        self._dialect = dialect
         self._pool = pool
         self._limits = limits
-        self._pace = pace
         self._listen = listen
         self._progress = progress
         self._format = AudioFormat.of(config.audio)
         self._encoding = self._format.encoding
         rate = self._format.bytes_per_second
         self._queue_bytes = round(limits.queue * rate)
-        self._queue_chunks = max(1, self._queue_bytes // chunk_bytes + 1)
         self._kept_limit = round(limits.replay * rate)
         self._untold = self._format.offset(UNTOLD_SECONDS * 1000)
         self._grid = self._format.offset(SEAM_GRID_MS)
         self._handover = Handover()
-        self._legs: dict[Stretch, Leg] = {}
-        """The leg that hears a stretch now; a stretch that waits for its next leg has none."""
-        self._retired: set[Leg] = set()
-        """Legs whose audio was handed back: only their bill is still awaited."""
         self._parked: Leg | None = None
         """It was ended since no audio came, perhaps within a word: what it says counts when none comes for long."""
-        self._finals_end: dict[int, int] = {}
         self._activity = Activity(config)
+        self._roster = Roster(
+            config,
+            dialect=dialect,
+            pool=pool,
+            pace=pace,
+            queue_chunks=max(1, self._queue_bytes // chunk_bytes + 1),
+            handover=self._handover,
+            activity=self._activity,
+            listen=listen,
+            heard=self._heard,
+            ended=self._ended,
+            progress=progress,
+        )
+        self._legs = self._roster.hearing
         self._watchdog = Watchdog(config, limits, self._activity)
         self._changes = Changes(limits, self._encoding)
         self._retry = Retry(breaker, listen, self._open_missing)
         self._audio_at = 0.0
-        self._sent = 0
-        """How far audio went upstream, on whatever leg."""
         self.deaf = False
         """The upstream hears no more: audio is dropped."""
         self._finished_at: float | None = None
         """No more audio comes; of what came the upstream has said nothing since."""
-        self._running = False
-        """A leg has had its place: the session is no new one any more."""
-        self._hold = True
-        """The next leg's config was not taken by Google before, or the last leg failed."""
         self._clock = asyncio.get_running_loop().time
 
     # Audio comes --------------------------------------------------------------------------------
@@ -181,14 +180,9 @@ class Legs:
 
     async def close(self) -> None:
         """Ends every call at once. Nothing is heard afterwards."""
-        listen, self._listen = self._listen, _ignore
+        self._listen = _ignore
         self._retry.close()
-        legs = [*self._legs.values(), *self._retired]
-        self._legs.clear()
-        self._retired.clear()
-        for leg in legs:
-            await leg.close()
-            self._tell_bill(leg, listen)
+        await self._roster.close()
 
     @property
     def _is_brimming(self) -> bool:
@@ -201,7 +195,7 @@ class Legs:
 
     @property
     def _at_work(self) -> int:
-        return len(self._handover.stretches) + len(self._retired)
+        return len(self._handover.stretches) + len(self._roster.retired)
 
     # Time passes --------------------------------------------------------------------------------
 
@@ -236,7 +230,7 @@ class Legs:
             self._audio_at = now  # none comes, but that is no pause
         if self._parked is not None and now - self._audio_at >= self._limits.pause:
             self.cut(now)
-        for leg in [*self._legs.values(), *self._retired]:
+        for leg in [*self._legs.values(), *self._roster.retired]:
             if not leg.has_place and now - leg.opened_at >= PATIENCE_SECONDS:
                 self._retry.tell(f"all {self._pool.places} streams to the upstream are taken", self._pool.wait_seconds)
             elif error := self._watchdog.bites(leg, now, self._handover.taken, newest=leg is self._newest):
@@ -304,70 +298,22 @@ class Legs:
 
     def _retire(self, leg: Leg) -> None:
         """Nothing of it counts any more but its bill."""
-        del self._legs[leg.stretch]
         if leg is self._parked:
             self._parked = None
-        for response in leg.backlog:
-            leg.reader.read_bill(response)
-        if leg.ended:
-            self._tell_bill(leg, self._listen)
-            return
-        self._retired.add(leg)
-        if leg.has_place:
-            leg.half_close(self._clock())
-        else:
-            leg.give_up(NoPlace("not needed any more"))
+        self._roster.retire(leg, self._clock())
 
     # Legs come and go ---------------------------------------------------------------------------
 
     def _open_when_it_may(self, stretch: Stretch, now: float) -> None:
         """While the upstream fails, the stretch waits for its leg with the others."""
         if not self._retry.must_wait():
-            self._open(stretch, now)
-
-    def _open(self, stretch: Stretch, now: float) -> None:
-        start = self._handover.restart(stretch)
-        self._sent = max([self._sent, *(leg.sent for leg in [*self._legs.values(), *self._retired])])
-        leg = Leg(
-            stretch,
-            start=start,
-            replays_until=self._sent,
-            now=now,
-            config=self._activity.config_for(start),
-            dialect=self._dialect,
-            reader=ResponseReader(self._dialect.names, self._config, self._format, start, self._finals_end),
-            kept=lambda at: self._handover.read(stretch, at),
-            backlog_bytes=self._handover.taken - start,
-            progress=self._progress,
-            pace=self._pace,
-            queue_chunks=self._queue_chunks,
-            hold=self._hold,
-        )
-        self._hold = False
-        self._activity.forget()
-        self._legs[stretch] = leg
-        leg.open(self._acquire, self._heard, self._ended)
-        if stretch.end is not None:
-            leg.half_close(now)
-
-    async def _acquire(self) -> Lease:
-        lease = await self._pool.acquire(running=self._running)
-        self._running = True
-        return lease
-
-    def _tell_bill(self, leg: Leg, listen: Callable[[Event], None]) -> None:
-        if not leg.has_place:
-            return  # it was never a stream of the upstream's
-        self._sent = max(self._sent, leg.sent)
-        replayed = max(0, min(leg.sent, leg.replays_until) - leg.start)
-        code = explain(leg.error).code.name if leg.ended else "CANCELLED"
-        listen(LegEnded(leg.reader.billed_ms, self._format.ms(replayed), code))
+            self._roster.open(stretch, now)
 
     def _open_missing(self) -> None:
         """A leg for every stretch that waits for one, the oldest first, and not for too many at once."""
         for stretch in list(self._handover.stretches):
             if stretch not in self._legs and (stretch is self._handover.head or len(self._legs) < MAX_LEGS):
-                self._open(stretch, self._clock())
+                self._roster.open(stretch, self._clock())
 
     def _ended(self, leg: Leg) -> None:
         """A leg's call is over. No session may wait for ever, whatever goes wrong here."""
@@ -380,9 +326,8 @@ class Legs:
 
     def _let_go(self, leg: Leg) -> None:
         """Its books are closed when its stretch is the oldest, so in order."""
-        if leg in self._retired:
-            self._retired.discard(leg)
-            self._tell_bill(leg, self._listen)
+        if leg in self._roster.retired:
+            self._roster.strike(leg)
             self._finish_if_done()
         elif leg is self._parked and leg.error is not None:
             self._parked = None  # the next leg hears the utterance, and goes on with it
@@ -400,8 +345,7 @@ class Legs:
         complete = leg.is_complete and not self._left_words_out(leg)
         if not complete and leg.stretch.guessed and self._take_back(leg):
             return  # nothing proves that nobody spoke there
-        del self._legs[leg.stretch]
-        self._tell_bill(leg, self._listen)
+        self._roster.strike(leg)
         if complete:
             self._handover.complete(leg.stretch)
             self._say_settled()
@@ -435,10 +379,10 @@ class Legs:
         if ending.verdict is Verdict.FATAL:
             self._listen(Failed(ending.as_error()))
             return
-        if isinstance(leg.error, NoPlace) and not self._running:
+        if isinstance(leg.error, NoPlace) and not self._roster.had_a_place:
             self._listen(Failed(ending.as_error()))
             return
-        self._hold = True
+        self._roster.hold = True
         self._handover.drop_heard()
         self._say_settled()
         self._hear_next()  # all of it was final: the leg after it may have said its words already
@@ -473,7 +417,7 @@ class Legs:
         return leg.said_anything or (leg.took_audio and not self._retry.failing)
 
     def _finish_if_done(self) -> None:
-        if self._finished_at is not None and not self._handover.stretches and not self._retired:
+        if self._finished_at is not None and not self._handover.stretches and not self._roster.retired:
             self._retry.say_lost()
             self._listen(Finished())
 
@@ -492,7 +436,7 @@ class Legs:
             self._retry.works()
         if self._finished_at is not None and not self._retry.stuck:
             self._finished_at = self._clock()
-        if leg in self._retired:
+        if leg in self._roster.retired:
             leg.reader.read_bill(response)
         elif leg.stretch is not self._handover.head or leg is self._parked:
             leg.backlog.append(response)
@@ -506,7 +450,7 @@ class Legs:
         owned_until = end if end is not None and leg.sent > end else None
         for event in leg.reader.read(response, self._handover.taken if end is None else end, owned_until):
             self._say(leg, event)
-            if leg in self._retired:
+            if leg in self._roster.retired:
                 return  # what comes after the final is the next leg's to hear
         if leg.reader.heard_beyond and leg.stretch.guessed:
             self._take_back(leg)
