@@ -8,10 +8,12 @@ import jiwer
 
 from bench.runs import Run
 
-EDITS = ("deleted", "inserted", "substituted")
+EDITS = ("deleted", "doubled", "inserted", "substituted")
 """Columns of a table."""
-MAX_SUBSTITUTED = 0.01
-"""Part of all words."""
+MAX_CHANGED = 0.01
+"""Part of all words: where an utterance had to be cut, the recognizer hears parts of it, and may hear other words."""
+NEAR = 5
+"""Words before and after one: where it stands among them once more, it is doubled."""
 MAX_LETTERS = 0.3
 """Part of the letters that may differ where words were split or joined."""
 
@@ -21,15 +23,22 @@ class Edits:
     """What it takes to come from one transcript to another, in words."""
 
     deleted: int
+    doubled: int
     inserted: int
+    """Others than those that stand there anyway."""
     substituted: int
     shown: str
     """Where."""
 
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """A number for each of `EDITS`."""
+        return self.deleted, self.doubled, self.inserted, self.substituted
+
     @classmethod
     def between(cls, old: list[str], new: list[str]) -> "Edits":
         """Words that were only split or joined, as `shopboy` and `shock boy`, are substituted, each of them."""
-        deleted = inserted = substituted = 0
+        deleted = doubled = inserted = substituted = 0
         shown = []
         for before, after in _changes(old, new):
             lost, come = old[slice(*before)], new[slice(*after)]
@@ -37,8 +46,12 @@ class Edits:
             changed = max(len(lost), len(come)) if _sound_alike(lost, come) else min(len(lost), len(come))
             substituted += changed
             deleted += max(0, len(lost) - changed)
-            inserted += max(0, len(come) - changed)
-        return cls(deleted, inserted, substituted, "; ".join(shown))
+            more = max(0, len(come) - changed)
+            if set(come) & {*new[max(0, after[0] - NEAR) : after[0]], *new[after[1] : after[1] + NEAR]}:
+                doubled += more
+            else:
+                inserted += more
+        return cls(deleted, doubled, inserted, substituted, "; ".join(shown))
 
 
 def _changes(old: list[str], new: list[str]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
@@ -71,18 +84,18 @@ class Compared:
     wrong: list[str]
     """What does not hold in it but words, in words."""
     few: bool
-    """No more words substituted than may be."""
+    """No more words inserted or substituted than may be."""
 
     @classmethod
     def to(cls, base: Run, run: Run, wrong: Sequence[str] = ()) -> "Compared":
         """`wrong`: what else is."""
         edits = Edits.between(base.words, run.words)
         wrong = [*wrong, *run.wrong(), *(f"no final where there were words: {hole}" for hole in run.holes(base))]
-        return cls(run, edits, wrong, edits.substituted <= MAX_SUBSTITUTED * len(base.words))
+        return cls(run, edits, wrong, edits.inserted + edits.substituted <= MAX_CHANGED * len(base.words))
 
     @property
     def good(self) -> bool:
-        return self.few and not (self.edits.deleted or self.edits.inserted or self.run.gaps or self.wrong)
+        return self.few and not (self.edits.deleted or self.edits.doubled or self.run.gaps or self.wrong)
 
 
 def seeds(text: str) -> list[int]:

@@ -30,7 +30,7 @@ FAULTS = "faults"
 """The kind that is the upstream's."""
 MORE_SECONDS = 900.0
 """Than the speech: by then a run is over, or will never be."""
-WIDTH = 130
+WIDTH = 140
 COLUMNS = (
     "run",
     "cuts",
@@ -163,7 +163,7 @@ def _table(title: str, came: list[tuple[Journey, Compared]]) -> Table:
 
 def _row(journey: Journey, compared: Compared) -> list[str]:
     """A cell for each of `COLUMNS`."""
-    befell, run, edits = journey.world.counts, journey.run, compared.edits
+    befell, run = journey.world.counts, journey.run
     cuts = sum(befell[kind] for kind in NETWORK)
     counts = (
         cuts,
@@ -171,9 +171,7 @@ def _row(journey: Journey, compared: Compared) -> list[str]:
         befell["rolling restart"],
         journey.resumes,
         run.streams,
-        edits.deleted,
-        edits.inserted,
-        edits.substituted,
+        *compared.edits.counts,
         run.gaps,
         len(compared.wrong),
     )

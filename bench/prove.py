@@ -20,7 +20,7 @@ from bench.transcription import Plan, transcribe_elsewhere
 LEG_SECONDS = 8.0
 DOWN_SECONDS = 60.0
 KINDS = ("legs", "down", "faults", "both")
-WIDTH = 120
+WIDTH = 130
 COLUMNS = (
     "run",
     "streams",
@@ -81,8 +81,8 @@ async def prove(wanted: list[Plan], jobs: int) -> bool:
 
 def _row(compared: Compared) -> list[str]:
     """A cell for each of `COLUMNS`."""
-    run, edits = compared.run, compared.edits
-    counts = (run.streams, edits.deleted, edits.inserted, edits.substituted, run.gaps, len(compared.wrong))
+    run = compared.run
+    counts = (run.streams, *compared.edits.counts, run.gaps, len(compared.wrong))
     seconds = (run.silence_ms / 1000, run.wait_seconds, run.longest_wait_seconds, run.late_seconds)
     return [run.name, *map(str, counts), *(f"{value:.1f} s" for value in seconds)]
 
