@@ -269,7 +269,7 @@ async def test_audio_stays_in_order_while_the_upstream_says_nothing(upstream: Sc
         upstream.calls.clear()
         audio = b"".join(number.to_bytes(2, "little") for number in range(60_000)) * 4
         async with Client.connect(stage.gateway) as client:
-            await client.say(START)
+            await client.say(START | {"interim_results": False})  # nothing is to be said before the end
             listening = asyncio.create_task(client.hear_all())
             pushing = asyncio.create_task(
                 client.say(*[audio[at : at + 65_000] for at in range(0, len(audio), 65_000)], STOP)
