@@ -81,6 +81,7 @@ class Leg:
         self._progress = progress
         self._pace = pace
         self._hold = hold
+        self._begun = False
         self._over = False
         self._given_up: Exception | None = None
         self._call: Any = None
@@ -142,7 +143,7 @@ class Leg:
         self._given_up = error
         if self._call is not None:
             self._call.cancel()
-        elif self._task is not None:
+        elif self._task is not None and self._begun:
             self._task.cancel()
 
     async def close(self) -> None:
@@ -158,7 +159,10 @@ class Leg:
         heard: Callable[["Leg", Any], None],
         ended: Callable[["Leg"], None],
     ) -> None:
+        self._begun = True  # a task that is cancelled before its first step says nothing of its end
         try:
+            if self._given_up is not None:
+                raise self._given_up
             lease = await acquire()
         except NoPlace as error:
             self.error = error

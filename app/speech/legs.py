@@ -38,6 +38,8 @@ SEAM_GRID_MS = 160
 same there as one that goes on; where its windows fall otherwise, a pause may be just too short to end a sentence."""
 PATIENCE_SECONDS = 0.5
 """A leg that waits longer for its place: the client is told."""
+SPLIT_TRIES = 40
+"""Legs that fail over the same audio before it is cut in two: the next one may hear it whole."""
 MAX_LEGS = 4
 """Legs of one session at a time: the one that hears, and those whose last words are awaited."""
 
@@ -148,11 +150,22 @@ class Legs:
 
     def _make_room(self) -> None:
         """While the upstream is away the oldest audio is lost, as far as it waits for a leg."""
-        waiting = next((stretch.start for stretch in self._handover.stretches if stretch in self._legs), None)
-        if lost := self._handover.give_up(self._kept_limit, waiting):
-            self._retry.lose(lost)
-            self._hear_next()
+        if self._give_up(self._kept_limit, self._heard_from):
             self._close_ended()
+
+    def _give_up(self, keep: int, before: int | None) -> bool:
+        """The oldest audio over `keep` bytes is lost, but none from the byte `before` on."""
+        lost = self._handover.give_up(keep, before)
+        if lost:
+            self._retry.lose(lost)
+            self._say_settled()
+            self._hear_next()
+        return bool(lost)
+
+    @property
+    def _heard_from(self) -> int | None:
+        """Where the oldest stretch begins that has a leg."""
+        return next((stretch.start for stretch in self._handover.stretches if stretch in self._legs), None)
 
     def skip(self, count: int, now: float) -> int:
         """The session's audio goes on `count` bytes later; returns where."""
@@ -218,7 +231,7 @@ class Legs:
         a new leg from the last final on."""
         if rest:
             self._handover.append(rest)
-        if leg := self._newest:
+        if (leg := self._newest) and not (leg.ended and leg.error):
             if rest:
                 leg.put_nowait(rest)
             self._parked = leg
@@ -240,8 +253,19 @@ class Legs:
         if (newest := self._newest) and newest.behind(self._handover.taken) > 0:
             self.change_if_due(now)  # no chunk may come while so much waits
         if self._finished_at is not None and self._retry.waiting and now - self._finished_at >= self._limits.replay:
+            self._end_in_time(now)
+
+    def _end_in_time(self, now: float) -> None:
+        """All has come, and nobody hears more of it: in parts, perhaps; else what waits for a leg is lost."""
+        head = self._handover.head
+        if head is not None and head not in self._legs and self._retry.stuck and self._split(head):
+            self._finished_at = now
+            return
+        if not self._legs:
             self._retry.lose(self._handover.abandon())
-            self._finish_if_done()
+        elif self._give_up(1, self._heard_from):
+            self._close_ended()
+        self._finish_if_done()
 
     # One leg follows another --------------------------------------------------------------------
 
@@ -386,24 +410,41 @@ class Legs:
         self._handover.drop_heard()
         self._say_settled()
         self._hear_next()  # all of it was final: the leg after it may have said its words already
-        if self._retry.stuck and leg.took_audio and leg.stretch is self._handover.head:
-            self._shorten()
+        if self._retry.stuck and leg.stretch is self._handover.head and not isinstance(leg.error, TimeoutError):
+            self._ease(leg.stretch)
         if self._handover.stretches:
             self._retry.after(ending, worked=self._worked(leg))
         else:
             self._finish_if_done()
 
-    def _shorten(self) -> None:
-        """Leg after leg has failed over the same audio: the next two hear half of it each, cut where it is quietest."""
-        head, settled, taken = self._handover.head, self._handover.settled, self._handover.taken
-        assert head is not None
-        begin, end = max(head.start, settled), taken if head.end is None else head.end
-        if end - begin < 2 * self._untold:
+    def _ease(self, head: Stretch) -> None:
+        """Leg after leg has failed over it. In the end what is long is heard in parts; what is short is lost, where
+        others hear what comes after it: nobody survives it."""
+        if self._retry.failures >= SPLIT_TRIES and self._split(head):
             return
-        quarter = (end - begin) // 4
-        frame = self._format.frame_bytes
-        if (seam := quietest(self._chunks(head, begin + quarter, end - quarter), self._encoding)) is not None:
+        alone = self._retry.hopeless and any(self._hears(leg) for leg in self._legs.values())
+        if alone and self._unsettled(head) < 2 * self._untold:
+            self._give_up(1, head.end)
+            self._retry.works()
+
+    def _split(self, head: Stretch) -> bool:
+        """The next two legs hear half of it each, cut where it is quietest: words may change there."""
+        size, frame = self._unsettled(head), self._format.frame_bytes
+        begin = max(head.start, self._handover.settled)
+        if size < 2 * self._untold:
+            return False
+        middle = self._chunks(head, begin + size // 4, begin + size - size // 4)
+        if (seam := quietest(middle, self._encoding)) is not None:
             self._handover.split(seam - seam % frame)
+        return seam is not None
+
+    def _unsettled(self, head: Stretch) -> int:
+        end = self._handover.taken if head.end is None else head.end
+        return end - max(head.start, self._handover.settled)
+
+    def _hears(self, leg: Leg) -> bool:
+        """It has answered while leg after leg failed over audio before its own."""
+        return leg.heard_at > self._retry.stuck_since and not (leg.ended and leg.error)
 
     def _chunks(self, stretch: Stretch, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
         """What is kept of it from about `begin` to `end`, and where each chunk begins."""
@@ -425,14 +466,18 @@ class Legs:
 
     def _hear_next(self) -> None:
         """What the leg that is the oldest now has said meanwhile."""
-        if (head := self._handover.head) and (leg := self._legs.get(head)):
-            backlog, leg.backlog = leg.backlog, []
-            for response in backlog:
-                self._heard(leg, response)
+        if not (head := self._handover.head) or not (leg := self._legs.get(head)):
+            return
+        if leg is self._parked:
+            for response in leg.backlog:
+                self._show(leg, response)
+            return
+        while leg.backlog and leg.stretch is self._handover.head:
+            self._heard(leg, leg.backlog.pop(0))
 
     def _heard(self, leg: Leg, response: Any) -> None:
         self._retry.answers()
-        if leg.sent > leg.replays_until:
+        if leg.stretch is self._handover.head and leg.sent > leg.replays_until:
             self._retry.works()
         if self._finished_at is not None and not self._retry.stuck:
             self._finished_at = self._clock()
@@ -440,17 +485,22 @@ class Legs:
             leg.reader.read_bill(response)
         elif leg.stretch is not self._handover.head or leg is self._parked:
             leg.backlog.append(response)
-            if leg.stretch is self._handover.head and (draft := leg.reader.draft(response, self._handover.taken)):
-                self._listen(draft)
+            if leg.stretch is self._handover.head:
+                self._show(leg, response)
         else:
             self._hear(leg, response)
+
+    def _show(self, leg: Leg, response: Any) -> None:
+        """A final of a leg that is parked: it may not be the end of the utterance."""
+        if draft := leg.reader.draft(response, self._handover.taken):
+            self._listen(draft)
 
     def _hear(self, leg: Leg, response: Any) -> None:
         end = leg.stretch.end
         owned_until = end if end is not None and leg.sent > end else None
         for event in leg.reader.read(response, self._handover.taken if end is None else end, owned_until):
             self._say(leg, event)
-            if leg in self._roster.retired:
+            if leg.stretch is not self._handover.head:
                 return  # what comes after the final is the next leg's to hear
         if leg.reader.heard_beyond and leg.stretch.guessed:
             self._take_back(leg)

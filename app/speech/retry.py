@@ -12,7 +12,9 @@ from app.speech.errors import Code, Ending, Verdict
 BACKOFF_BASE, BACKOFF_CAP = 0.25, 10.0
 """Seconds."""
 STUCK_TRIES = 10
-"""Legs that fail in a row before it is no use to wait for more of the same."""
+"""Legs that fail in a row before it is no use to wait for more of the same,"""
+HOPELESS_TRIES = 20
+"""and before it is no use to try."""
 AT_ONCE_TRIES = 2
 """Legs that may follow a failed one at once, in a row; then even those wait."""
 
@@ -50,6 +52,8 @@ class Retry:
         self._timer: Timer | None = None
         self._due = float("-inf")
         """When this session's own backoff is over."""
+        self.stuck_since = float("inf")
+        """When it became so."""
         self._reason = ""
         self._told = False
         self._lost: tuple[int, int] | None = None
@@ -70,6 +74,15 @@ class Retry:
         """Leg after leg has failed over the same audio."""
         return self._backoff.failures >= STUCK_TRIES
 
+    @property
+    def hopeless(self) -> bool:
+        return self._backoff.failures >= HOPELESS_TRIES
+
+    @property
+    def failures(self) -> int:
+        """In a row."""
+        return self._backoff.failures
+
     def after(self, ending: Ending, *, worked: bool) -> None:
         """A leg ended so: the next one comes at once, or after a backoff. What waits already waits for both.
 
@@ -78,6 +91,8 @@ class Retry:
         now = self._timers.time()
         at_once = ending.verdict is Verdict.AT_ONCE and self._backoff.failures < AT_ONCE_TRIES
         delay = self._backoff.next(self._dice)
+        if self.stuck:
+            self.stuck_since = min(self.stuck_since, now)
         if not worked and ending.code is not Code.RESOURCE_EXHAUSTED:  # a quota is not everybody's
             self._breaker.failed(now)
         self._due = max(self._due, now if at_once else now + delay)
@@ -98,12 +113,13 @@ class Retry:
     def answers(self) -> None:
         """A leg has said something: the upstream is there."""
         self._breaker.succeeded()
-        self._told = False
         self.say_lost()
 
     def works(self) -> None:
         """A leg got further than those before it."""
         self._backoff.reset()
+        self.stuck_since = float("inf")
+        self._told = False
 
     def bears(self, since: float) -> None:
         """A leg that was opened then takes audio: in silence nothing else shows that the upstream is back."""
