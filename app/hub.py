@@ -61,6 +61,8 @@ class Hub:
         self.links_over = 0
         """So many there were."""
         self._sockets = 0
+        self._claims = 0
+        """Sessions that are coming from other gateways."""
 
     @property
     def sessions(self) -> int:
@@ -139,6 +141,8 @@ class Hub:
                 raise SessionError("bad_order", f"the first message must be `start` or `resume`, not `{kind}`")
 
     async def _open(self, start: Start, socket: Socket) -> Relay:
+        if self.registry.closing:
+            raise going_down(AWAY_RETRY_MS)
         if trouble := self.store_trouble():
             raise SessionError("overloaded", trouble, retry_after_ms=AWAY_RETRY_MS)
         self._check_room()
@@ -162,7 +166,7 @@ class Hub:
         return Relay(live, socket, send_seconds=self._limits.send)
 
     def _check_room(self) -> None:
-        if self.sessions >= self._limits.max_sessions:
+        if self.sessions + self._claims >= self._limits.max_sessions:
             raise SessionError("overloaded", self.places, retry_after_ms=RETRY_AFTER_MS)
 
     def _bring_to_life(self, stored: Stored) -> Live:
@@ -203,7 +207,7 @@ class Hub:
             self._check_resume(session, message)
         why = SessionError("superseded", "another connection has resumed this session")
         await self.registry.unlink(session.id, why)
-        if session.has_failed_here:
+        if session.over or session.has_failed_here:  # it may have waited too long by now
             await self.registry.end(live)
         return self.registry.lives.get(session.id)
 
@@ -221,7 +225,12 @@ class Hub:
         if self.registry.closing:
             raise going_down(AWAY_RETRY_MS)
         self._check_room()
-        live = self._bring_to_life(await self._from_store(message))
+        self._claims += 1
+        try:
+            stored = await self._from_store(message)
+        finally:
+            self._claims -= 1
+        live = self._bring_to_life(stored)
         await live.go_on_from(live.session.received)
         return live
 

@@ -36,7 +36,7 @@ class Terms:
 
 
 class Journal:
-    """An async context manager: inside it marks are written, at its end what is left is tried once more."""
+    """An async context manager: inside it marks are written."""
 
     def __init__(self, store: Store, terms: Terms) -> None:
         self.store = store

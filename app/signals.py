@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+ECHO_SECONDS = 2.0
+"""A worker gets a signal to the whole group (Ctrl-C, systemd) twice: its supervisor passes it on."""
 Handler = Callable[[int, FrameType | None], object]
 
 
@@ -20,6 +22,7 @@ def before_the_end(drain: Callable[[], Awaitable[None]]) -> Iterator[None]:
     loop = asyncio.get_running_loop()
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     draining: list[asyncio.Task[None]] = []
+    deaf_until = float("-inf")
 
     async def run(number: int) -> None:
         try:
@@ -33,9 +36,12 @@ def before_the_end(drain: Callable[[], Awaitable[None]]) -> Iterator[None]:
             handler(number, None)
 
     def on_signal(number: int) -> None:
+        nonlocal deaf_until
         if not draining:
             draining.append(loop.create_task(run(number)))
-        elif not draining[0].cancel():
+            if multiprocessing.parent_process() is not None:
+                deaf_until = loop.time() + ECHO_SECONDS
+        elif loop.time() >= deaf_until and not draining[0].cancel():
             hand_on(number)
 
     for number in SIGNALS:

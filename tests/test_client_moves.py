@@ -366,3 +366,28 @@ async def test_a_session_whose_history_has_a_hole_is_followed_by_a_new_one() -> 
     assert texts(messages) == ["one", "all the rest"]
     assert [message.event for message in messages if isinstance(message, Final | Stopped)] == [1, 2, 3]
     assert transcriber.sessions == 2
+
+
+async def test_an_attempt_that_was_refused_may_have_won_all_the_same() -> None:
+    """The other gateway's store answered too late: it has the session, and says that it cannot go on with it now."""
+    refused = asyncio.Event()
+
+    async def old(peer: Peer) -> None:
+        await peer.accept()
+        await peer.say("go_away", time_left_ms=0, reason="drain")
+        await refused.wait()
+        await peer.fail(4409, "superseded")
+
+    async def busy(peer: Peer) -> None:
+        await peer.resume()
+        await peer.fail(1013, "overloaded", retryable=True, retry_after_ms=200)
+        refused.set()
+
+    async def new(peer: Peer) -> None:
+        await peer.resume()
+        await goes_on(peer, 0, 0, 0)
+
+    async with scripted(in_turn(old, busy, new)) as url, Transcriber(url, CONFIG) as transcriber:
+        await transcriber.stop()
+        assert isinstance((await everything(transcriber))[-1], Stopped)
+        assert transcriber.sessions == 1

@@ -269,3 +269,19 @@ async def test_a_microphone_that_has_no_credit_skips_in_sight(network: Flaky, mo
     gaps = [(gap.start_ms, gap.end_ms, gap.reason) for gap in messages if isinstance(gap, GapEvent)]
     assert gaps == [(1000, 1500, "overflow")]
     assert samples(messages) == [*range(16_000), *range(24_000, 32_000)]
+
+
+async def test_a_stopped_that_was_missed_is_told_on_the_next_connection(lasting: Gateway) -> None:
+    """At once, before `stop` could be said again. No other session is begun for it."""
+    async with flaky(lasting.port) as network:
+        network.cuts_before = b'"type":"stopped"'
+        async with Transcriber(f"ws://127.0.0.1:{network.port}/ws/transcribe", CONFIG) as transcriber:
+            await transcriber.send(sound(6400))
+            await until(lambda: transcriber.settled == 6400)
+            first = network.connections
+            await transcriber.stop()
+            hearing = asyncio.create_task(everything(transcriber))
+            await until(lambda: network.connections > first)
+            network.cuts_before = None
+            assert isinstance((await hearing)[-1], Stopped)
+            assert transcriber.sessions == 1

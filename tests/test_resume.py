@@ -407,6 +407,42 @@ async def test_a_full_gateway_lets_its_own_clients_in(upstream: ScriptedUpstream
                 assert (await client.hear_one())["type"] == "resumed"
 
 
+async def test_who_comes_back_in_the_moment_when_the_wait_ends_is_told_so(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The store is slow: the time is over while it is asked."""
+    monkeypatch.setattr("app.registry.TICK_SECONDS", 0.02)
+    upstream.script = names_samples()
+    async with run_gateway(upstream=f"grpc://{upstream.address}", resume_window_seconds=0.3) as gateway:
+        store = gateway.hub.registry.journal.store
+        save, expired = store.save, asyncio.Event()
+
+        async def slow(changes: Any) -> list[int]:
+            await expired.wait()
+            return await save(changes)
+
+        async with a_session_without_its_client(gateway, sound(3200)) as started:
+            (live,) = gateway.hub.registry.lives.values()
+            monkeypatch.setattr(store, "save", slow)
+            async with Client.connect(gateway) as client:
+                await client.say(resume(started))
+                await until(lambda: live.session.over)
+                expired.set()
+                messages = await client.hear_all()
+                assert (messages[-1]["code"], client.close_code) == ("resume_window_expired", 4410)
+        assert not gateway.hub.registry.relays
+
+
+async def test_a_gateway_that_drains_begins_no_session(upstream: ScriptedUpstream) -> None:
+    """Not even for who connected before."""
+    async with run_gateway(upstream=f"grpc://{upstream.address}", resume_window_seconds=60) as gateway:
+        async with Client.connect(gateway) as client:
+            gateway.hub.registry.closing = True
+            await client.say(START)
+            messages = await client.hear_all()
+    assert (messages[-1]["code"], client.close_code) == ("restarting", 1012)
+
+
 @pytest.mark.parametrize("seed", range(20))
 async def test_random_cuts_cost_no_sample(lasting: Gateway, upstream: ScriptedUpstream, seed: int) -> None:
     """Connections that break at any moment; the client keeps what is not final, as the protocol says."""

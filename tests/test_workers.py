@@ -210,3 +210,17 @@ async def test_a_gateway_that_serves_nobody_ends_at_once(tmp_path: Path, upstrea
         process.child.terminate()
         await process.ends()
     await until(lambda: upstream.open_calls == 0)
+
+
+async def test_a_signal_to_the_whole_group_drains_too(
+    tmp_path: Path, upstream: ScriptedUpstream, redis: RedisServer
+) -> None:
+    """Ctrl-C, or systemd: a worker gets it twice, since its supervisor passes it on."""
+    async with workers(tmp_path, upstream, redis, drain_seconds=6) as (process, gateway):
+        async with Client.connect(gateway) as client:
+            await client.say(START, sound(3200))
+            await client.hear("final")
+            os.killpg(process.pid, signal.SIGTERM)
+            messages = await client.hear_all()
+            assert (messages[-1]["code"], client.close_code) == ("restarting", 1012)
+        await process.ends()

@@ -14,10 +14,10 @@ from typing import Any
 from app.client.attempt import Attempt, Open, spread
 from app.client.connect import LEFT, REPLACED, Socket, hang_up
 from app.client.errors import (
-    ConnectionLostError,
     EventsMissingError,
     GatewayError,
     TranscriberError,
+    UnreachableError,
     as_lost,
     is_for_good,
     is_gone,
@@ -272,7 +272,7 @@ class Keeper:
         try:
             socket, hello = attempt.result()
         except TranscriberError as exc:
-            self._rivals |= isinstance(exc, ConnectionLostError)
+            self._rivals |= _may_have_been_heard(exc)
             self._refused(exc)
         else:
             await self._take_over(socket, hello)
@@ -316,3 +316,10 @@ class Keeper:
         task = asyncio.create_task(work)
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
+
+
+def _may_have_been_heard(failure: TranscriberError) -> bool:
+    """What an attempt said may still be obeyed, also where the gateway has answered that it cannot now: its store may
+    be late. Not where there was no connection."""
+    refused = isinstance(failure, GatewayError) and failure.status is not None
+    return not (refused or isinstance(failure, UnreachableError))

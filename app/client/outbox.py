@@ -55,6 +55,11 @@ class Outbox:
         self._stop = False
 
     @property
+    def stops(self) -> bool:
+        """No more comes, though it may not have been sent."""
+        return self._stop
+
+    @property
     def is_empty(self) -> bool:
         """Nothing waits to go out on this connection."""
         return self._sent == len(self._items) and self.stop_sent is self._stop

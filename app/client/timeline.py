@@ -180,12 +180,15 @@ class Timeline:
         return self._numbered(told) if isinstance(told, Durable) else told
 
     def _is_early(self, stopped: Stopped) -> bool:
-        """The gateway has ended the session for its age, and there is more to hear."""
-        session = self._session
-        if not self._outbox.stop_sent:
-            return session.reaches_limit or self.started.config.voice_activity_timeout is None
+        """The gateway has ended the session for its age, and there is more to hear. A `stop` that was said on the
+        connection before is answered on this one."""
+        session, outbox = self._session, self._outbox
+        is_limit = session.reaches_limit
+        if not outbox.stop_sent:
+            is_limit = is_limit or self.started.config.voice_activity_timeout is None
         heard_ms = stopped.audio_ms + stopped.gap_ms
-        return session.reaches_limit and heard_ms + ROUNDING_MS < self._form.ms(self._outbox.cursor - session.base)
+        has_all = outbox.stops and heard_ms + ROUNDING_MS >= self._form.ms(outbox.cursor - session.base)
+        return is_limit and not has_all
 
     def _is_new(self, event: int) -> bool:
         last = self._session.last_event

@@ -427,7 +427,7 @@ export class CaptionsClient {
   /** A new connection came to nothing. */
   #refused(error) {
     this.#next = this.#dialling = null;
-    if (error.code === "connection_lost") this.#rivals = true;
+    this.#rivals = true; // what it said may still be obeyed, also where the gateway cannot now: its store may be late
     if (!this.#link) this.#comeBack(error);
     else if (this.#mayTryAgain(error)) this.#dialLater(error); // otherwise the one in use goes on to its end
   }
