@@ -320,6 +320,6 @@ class Keeper:
 
 def _may_have_been_heard(failure: TranscriberError) -> bool:
     """What an attempt said may still be obeyed, also where the gateway has answered that it cannot now: its store may
-    be late. Not where there was no connection."""
+    be late. Not where there was no connection, or the answer was clear."""
     refused = isinstance(failure, GatewayError) and failure.status is not None
-    return not (refused or isinstance(failure, UnreachableError))
+    return not (refused or is_gone(failure) or isinstance(failure, UnreachableError))

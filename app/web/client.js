@@ -427,7 +427,8 @@ export class CaptionsClient {
   /** A new connection came to nothing. */
   #refused(error) {
     this.#next = this.#dialling = null;
-    this.#rivals = true; // what it said may still be obeyed, also where the gateway cannot now: its store may be late
+    // what it said may still be obeyed, also where the gateway says that it cannot now: its store may be late
+    if (!isGone(error)) this.#rivals = true;
     if (!this.#link) this.#comeBack(error);
     else if (this.#mayTryAgain(error)) this.#dialLater(error); // otherwise the one in use goes on to its end
   }
