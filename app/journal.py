@@ -111,6 +111,10 @@ class Journal:
         except StoreAwayError as error:
             self._goes_away(error, batch)
             return
+        except Exception as error:  # the outermost frame of the one writer: without it nobody would be told anything
+            log.exception("the store could not be written")
+            self._goes_away(StoreAwayError(f"the gateway failed to write: {error!r}"), batch)
+            return
         self._comes_back()
         for live, change, mark, last in zip(batch, changes, marks, held, strict=True):
             live.written_at = now

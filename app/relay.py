@@ -224,13 +224,10 @@ class Relay:
 async def refuse(socket: Socket, error: SessionError, session_id: str | None = None) -> None:
     """Tells a client why its socket is closed, and closes it. One that does not read will find the close code behind
     what it has not read, if it does so soon."""
-    reads = True
-    try:
+    with suppress(TimeoutError):
         async with asyncio.timeout(REFUSE_SECONDS):
             await socket.send(serialize(error_message(error, session_id)))
-    except TimeoutError:
-        reads = False
-    await socket.close(error.refusal.close_code, clip(error.message), at_once=not reads)
+    await socket.close(error.refusal.close_code, clip(error.message), at_once=True)
 
 
 def clip(reason: str) -> str:

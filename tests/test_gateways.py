@@ -264,6 +264,29 @@ async def test_without_the_store_no_gateway_says_that_it_knows_better(upstream: 
                 assert await refusal(one, resume(session, len(heard))) == ("overloaded", 1013)
 
 
+async def test_a_fault_of_ours_in_writing_does_not_end_the_writer(
+    two: list[Gateway], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is told as a store that is away, and logged."""
+    store = two[0].hub.registry.journal.store
+
+    async def fails(_: Any) -> list[int]:
+        monkeypatch.undo()
+        raise ValueError("ours")
+
+    audio = sound(6400)
+    async with Client.connect(two[0]) as client:
+        await client.say(START)
+        await client.hear("started")
+        monkeypatch.setattr(store, "save", fails)
+        await client.say(audio)
+        assert (await client.hear("warning"))["code"] == "not_resumable"
+        assert (await client.hear("warning"))["code"] == "resumable"
+        await client.say(STOP)
+        check(await client.hear_all(), audio)
+    assert "ours" in caplog.text
+
+
 async def test_what_was_told_while_the_store_was_away_is_written_before_another_gateway_goes_on(
     upstream: ScriptedUpstream,
 ) -> None:

@@ -365,6 +365,18 @@ def test_throttle_is_told() -> None:
     assert due(a_session) == [{"type": "throttle", "state": "on", "queued_ms": 2000}]
 
 
+def test_who_comes_back_is_told_how_fast_it_may_be() -> None:
+    """It was away when that changed."""
+    a_session = session()
+    a_session.started("first", 1000)
+    a_session.detach(5.0)
+    a_session.receive(Throttled(active=True, queued_ms=2000))
+    a_session.receive(Throttled(active=False, queued_ms=0))
+    due(a_session)
+    a_session.resume(resume("first"), "second", 6.0)
+    assert due(a_session)[1] == {"type": "throttle", "state": "off", "queued_ms": 0}
+
+
 def test_the_first_failure_is_told_after_what_was_heard() -> None:
     a_session = session()
     a_session.receive(final("a", 0, 1))

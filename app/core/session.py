@@ -136,6 +136,8 @@ class Session:
         self._opened_at = now - age
         self._heard_at = now
         self._warned: set[str] = set()
+        self._throttle: Throttle | None = None
+        """What was told last of it, if anything."""
 
     @property
     def over(self) -> str | None:
@@ -220,6 +222,8 @@ class Session:
         self.is_not_idle(now)
         replayed = self.transcript.history.last - message.last_event
         self.link.say(Resumed(offset=self.received, resume_token=resume_token, replayed=replayed))
+        if self._throttle is not None:
+            self.link.say(self._throttle)
         if not self.is_promised:
             self._say_not_resumable()
 
@@ -365,7 +369,8 @@ class Session:
                 if self.config.enable_voice_activity_events:
                     self.link.say(SpeechStarted(at_ms) if active else SpeechEnded(at_ms))
             case Throttled(active, queued_ms):
-                self.link.say(Throttle("on" if active else "off", queued_ms))
+                self._throttle = Throttle("on" if active else "off", queued_ms)
+                self.link.say(self._throttle)
             case Retrying(reason, in_ms):
                 self.link.say(WarningMessage("upstream_retrying", reason, in_ms))
             case Finished():
