@@ -124,3 +124,10 @@ def retry_after(failure: TranscriberError) -> float:
     if isinstance(failure, GatewayError) and failure.retry_after_ms:
         return failure.retry_after_ms / 1000
     return 0.0
+
+
+def may_have_been_heard(failure: TranscriberError) -> bool:
+    """What an attempt said may still be obeyed, also where the gateway has answered that it cannot now: its store may
+    be late. Not where there was no connection, or the answer was clear."""
+    refused = isinstance(failure, GatewayError) and failure.status is not None
+    return not (refused or is_gone(failure) or isinstance(failure, UnreachableError))

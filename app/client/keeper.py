@@ -17,12 +17,12 @@ from app.client.errors import (
     EventsMissingError,
     GatewayError,
     TranscriberError,
-    UnreachableError,
     as_lost,
     is_for_good,
     is_gone,
     is_leaving,
     is_superseded,
+    may_have_been_heard,
     retry_after,
 )
 from app.client.link import Link
@@ -272,7 +272,7 @@ class Keeper:
         try:
             socket, hello = attempt.result()
         except TranscriberError as exc:
-            self._rivals |= _may_have_been_heard(exc)
+            self._rivals |= may_have_been_heard(exc)
             self._refused(exc)
         else:
             await self._take_over(socket, hello)
@@ -316,10 +316,3 @@ class Keeper:
         task = asyncio.create_task(work)
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
-
-
-def _may_have_been_heard(failure: TranscriberError) -> bool:
-    """What an attempt said may still be obeyed, also where the gateway has answered that it cannot now: its store may
-    be late. Not where there was no connection, or the answer was clear."""
-    refused = isinstance(failure, GatewayError) and failure.status is not None
-    return not (refused or is_gone(failure) or isinstance(failure, UnreachableError))

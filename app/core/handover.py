@@ -10,6 +10,7 @@ where the last final ended. No clock, no I/O.
 """
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from app.core.audio import ReplayBuffer
@@ -140,7 +141,7 @@ class Handover:
     def restart(self, stretch: Stretch) -> int:
         """A new leg is to hear `stretch`: returns the offset at which it begins, the first byte not settled."""
         if stretch is self.head:
-            stretch.start = max(stretch.start, self.settled)
+            stretch.start = self.begin(stretch)
         return stretch.start
 
     def read(self, stretch: Stretch, at: int) -> bytes:
@@ -148,6 +149,20 @@ class Handover:
         if stretch not in self.stretches:
             return b""
         return self._buffer.read(at, self._end(stretch))
+
+    def begin(self, stretch: Stretch) -> int:
+        """Its first byte that is not settled."""
+        return max(stretch.start, self.settled)
+
+    def unsettled(self, stretch: Stretch) -> int:
+        """Bytes of it that have come and are not settled."""
+        return self._end(stretch) - self.begin(stretch)
+
+    def chunks(self, stretch: Stretch, start: int, end: int) -> Iterator[tuple[int, bytes]]:
+        """What is kept of it from byte `start` to about byte `end`, and where each chunk begins."""
+        while start < end and (chunk := self.read(stretch, start)):
+            yield start, chunk
+            start += len(chunk)
 
     def give_up(self, keep: int, before: int | None = None) -> tuple[int, int] | None:
         """Forgets the oldest audio over `keep` bytes, but none from the byte `before` on, which is being heard.

@@ -9,7 +9,7 @@ the other: what a younger one says waits in its backlog, so finals come in order
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 from app.core.audio import AudioFormat, Pace
@@ -40,6 +40,8 @@ PATIENCE_SECONDS = 0.5
 """A leg that waits longer for its place: the client is told."""
 SPLIT_TRIES = 40
 """Legs that fail over the same audio before it is cut in two: the next one may hear it whole."""
+LOSE_TRIES = 20
+"""The same before what is too short for that is lost, where others hear what comes after it."""
 MAX_LEGS = 4
 """Legs of one session at a time: the one that hears, and those whose last words are awaited."""
 
@@ -274,7 +276,7 @@ class Legs:
         leg, handover = self._newest, self._handover
         if leg is None or leg is self._parked or handover.open is None:
             return
-        unsettled = leg.sent - max(handover.settled, leg.stretch.start)
+        unsettled = leg.sent - handover.begin(leg.stretch)
         change = self._changes.due(
             chunk,
             age=now - leg.opened_at,
@@ -293,7 +295,7 @@ class Legs:
     def _guess(self, leg: Leg, now: float) -> None:
         """Speech may have begun that the upstream has not told of yet: the next leg hears the last moments too. The old
         one has heard them, and its last words are the proof."""
-        begin, seam = max(leg.stretch.start, self._handover.settled), leg.sent - self._untold
+        begin, seam = self._handover.begin(leg.stretch), leg.sent - self._untold
         if stretch := self._handover.cut_behind(seam - (seam - begin) % self._grid):
             leg.half_close(now)
             self._open_when_it_may(stretch, now)
@@ -422,36 +424,25 @@ class Legs:
         others hear what comes after it: nobody survives it."""
         if self._retry.failures >= SPLIT_TRIES and self._split(head):
             return
-        alone = self._retry.hopeless and any(self._hears(leg) for leg in self._legs.values())
-        if alone and self._unsettled(head) < 2 * self._untold:
+        alone = self._retry.failures >= LOSE_TRIES and any(self._hears(leg) for leg in self._legs.values())
+        if alone and self._handover.unsettled(head) < 2 * self._untold:
             self._give_up(1, head.end)
             self._retry.works()
 
     def _split(self, head: Stretch) -> bool:
         """The next two legs hear half of it each, cut where it is quietest: words may change there."""
-        size, frame = self._unsettled(head), self._format.frame_bytes
-        begin = max(head.start, self._handover.settled)
+        begin, size, frame = self._handover.begin(head), self._handover.unsettled(head), self._format.frame_bytes
         if size < 2 * self._untold:
             return False
-        middle = self._chunks(head, begin + size // 4, begin + size - size // 4)
+        first = begin + size // 4
+        middle = self._handover.chunks(head, first - first % frame, begin + size - size // 4)
         if (seam := quietest(middle, self._encoding)) is not None:
             self._handover.split(seam - seam % frame)
         return seam is not None
 
-    def _unsettled(self, head: Stretch) -> int:
-        end = self._handover.taken if head.end is None else head.end
-        return end - max(head.start, self._handover.settled)
-
     def _hears(self, leg: Leg) -> bool:
         """It has answered while leg after leg failed over audio before its own."""
         return leg.heard_at > self._retry.stuck_since and not (leg.ended and leg.error)
-
-    def _chunks(self, stretch: Stretch, begin: int, end: int) -> Iterator[tuple[int, bytes]]:
-        """What is kept of it from about `begin` to `end`, and where each chunk begins."""
-        at = begin - begin % self._format.frame_bytes
-        while at < end and (chunk := self._handover.read(stretch, at)):
-            yield at, chunk
-            at += len(chunk)
 
     def _worked(self, leg: Leg) -> bool:
         """It had said something. Or it took audio, in which nobody may have spoken; but not twice in a row."""

@@ -12,9 +12,7 @@ from app.speech.errors import Code, Ending, Verdict
 BACKOFF_BASE, BACKOFF_CAP = 0.25, 10.0
 """Seconds."""
 STUCK_TRIES = 10
-"""Legs that fail in a row before it is no use to wait for more of the same,"""
-HOPELESS_TRIES = 20
-"""and before it is no use to try."""
+"""Legs that fail in a row before it is no use to wait for more of the same."""
 AT_ONCE_TRIES = 2
 """Legs that may follow a failed one at once, in a row; then even those wait."""
 
@@ -67,16 +65,12 @@ class Retry:
     @property
     def failing(self) -> bool:
         """The last leg failed, and nothing new was heard since."""
-        return self._backoff.failures > 0
+        return self.failures > 0
 
     @property
     def stuck(self) -> bool:
         """Leg after leg has failed over the same audio."""
-        return self._backoff.failures >= STUCK_TRIES
-
-    @property
-    def hopeless(self) -> bool:
-        return self._backoff.failures >= HOPELESS_TRIES
+        return self.failures >= STUCK_TRIES
 
     @property
     def failures(self) -> int:
