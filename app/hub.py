@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from app.core.errors import SessionError, going_down, unknown
+from app.core.grant import Grant
 from app.core.protocol import Resume, SessionConfig, Start, parse
 from app.core.record import Record, fingerprint
 from app.core.session import Session, Timers
@@ -100,11 +101,11 @@ class Hub:
             return "the store is away, without which no session is to be opened"
         return None
 
-    async def serve(self, socket: Socket) -> None:
-        """One accepted socket, until it is closed."""
+    async def serve(self, socket: Socket, grant: Grant) -> None:
+        """One accepted socket of who has this grant, until it is closed."""
         self._sockets += 1
         try:
-            relay = await self._link(socket)
+            relay = await self._link(socket, grant)
             if relay is not None:
                 await self.registry.run(relay)
         except Disconnected:
@@ -113,14 +114,14 @@ class Hub:
             self._sockets -= 1
             self.links_over += 1
 
-    async def _link(self, socket: Socket) -> Relay | None:
+    async def _link(self, socket: Socket, grant: Grant) -> Relay | None:
         """The socket's place in a session, new or not; none where it was refused."""
         try:
             match await self._first_message(socket):
                 case Start() as start:
-                    return await self._open(start, socket)
+                    return await self._open(start, socket, grant)
                 case Resume() as message:
-                    return await self._resume(message, socket)
+                    return await self._resume(message, socket, grant)
         except SessionError as error:
             await refuse(socket, error)
         return None
@@ -140,7 +141,7 @@ class Hub:
                 kind = type(other).__struct_config__.tag
                 raise SessionError("bad_order", f"the first message must be `start` or `resume`, not `{kind}`")
 
-    async def _open(self, start: Start, socket: Socket) -> Relay:
+    async def _open(self, start: Start, socket: Socket, grant: Grant) -> Relay:
         if self.registry.closing:
             raise going_down(AWAY_RETRY_MS)
         if trouble := self.store_trouble():
@@ -148,7 +149,7 @@ class Hub:
         self._check_room()
         record = Record(
             session_id=secrets.token_urlsafe(12),
-            principal="",
+            principal=grant.principal,
             config=SessionConfig(**{name: getattr(start, name) for name in SessionConfig.__struct_fields__}),
             epoch=1,
             tokens=(),
@@ -185,18 +186,20 @@ class Hub:
         self._meter.opened()
         return live
 
-    async def _resume(self, message: Resume, socket: Socket) -> Relay:
+    async def _resume(self, message: Resume, socket: Socket, grant: Grant) -> Relay:
         """The newest connection wins: the older one of the same session ends first."""
+        if not grant.may_reach(message.session_id):
+            raise unknown(message.session_id)
         turn = self._turns.setdefault(message.session_id, asyncio.Lock())
         async with turn:
-            live = await self._here(message) or await self._claim(message)
+            live = await self._here(message, grant) or await self._claim(message, grant)
             session = live.session
             session.resume(message, secrets.token_urlsafe(32), asyncio.get_running_loop().time())
             log.info("session %s resumed: %d", session.id, session.resumes)
             await self._journal.written(live)
             return Relay(live, socket, send_seconds=self._limits.send)
 
-    async def _here(self, message: Resume) -> Live | None:
+    async def _here(self, message: Resume, grant: Grant) -> Live | None:
         """The session, where this gateway has it and no other one. Ends its link."""
         live = self.registry.lives.get(message.session_id)
         if live is None:
@@ -204,44 +207,44 @@ class Hub:
         session = live.session
         await self._journal.confirm(live)
         if not session.is_fenced:
-            self._check_resume(session, message)
+            self._check_resume(session, message, grant)
         why = SessionError("superseded", "another connection has resumed this session")
         await self.registry.unlink(session.id, why)
         if session.over or session.has_failed_here:  # it may have waited too long by now
             await self.registry.end(live)
         return self.registry.lives.get(session.id)
 
-    def _check_resume(self, session: Session, message: Resume) -> None:
+    def _check_resume(self, session: Session, message: Resume, grant: Grant) -> None:
         """Raises SessionError. While the store is away another gateway may have the session, and know the client."""
         try:
-            session.check_resume(message)
+            session.check_resume(message, grant.principal)
         except SessionError as error:
             if self._journal.away:
                 raise _no_store() from error
             raise
 
-    async def _claim(self, message: Resume) -> Live:
+    async def _claim(self, message: Resume, grant: Grant) -> Live:
         """The session, from the store: another gateway had it, or this one did and had to let it go."""
         if self.registry.closing:
             raise going_down(AWAY_RETRY_MS)
         self._check_room()
         self._claims += 1
         try:
-            stored = await self._from_store(message)
+            stored = await self._from_store(message, grant)
         finally:
             self._claims -= 1
         live = self._bring_to_life(stored)
         await live.go_on_from(live.session.received)
         return live
 
-    async def _from_store(self, message: Resume) -> Stored:
+    async def _from_store(self, message: Resume, grant: Grant) -> Stored:
         """Where the store is behind, the gateway that has the session is given time to write what it has told."""
         clock = asyncio.get_running_loop().time
         until = clock() + BEHIND_SECONDS
         while True:
             try:
                 return await self._journal.store.claim(
-                    message.session_id, fingerprint(message.resume_token), message.last_event
+                    message.session_id, fingerprint(message.resume_token, grant.principal), message.last_event
                 )
             except StoreAwayError as error:
                 raise _no_store() from error

@@ -27,10 +27,10 @@ SECOND = 32_000
 START = {"type": "start", "audio": {"encoding": "LINEAR16", "sample_rate_hertz": 16000}, "language_codes": ["en-US"]}
 
 
-def session(**start: Any) -> Session:
+def session(principal: str = "", **start: Any) -> Session:
     config: Any = parse(json.dumps(START | start))
     record = Record(
-        session_id="s", principal="", config=config, epoch=1, tokens=(), settled=0, last_event=0, opened_at=0.0
+        session_id="s", principal=principal, config=config, epoch=1, tokens=(), settled=0, last_event=0, opened_at=0.0
     )
     return from_record(record)
 
@@ -437,7 +437,7 @@ def test_a_new_link_gets_what_the_old_one_had_not() -> None:
     due(a_session)
     a_session.detach(5.0)
     a_session.receive(final("word 3", 3, 4))
-    a_session.check_resume(resume("first", 2))
+    a_session.check_resume(resume("first", 2), "")
     a_session.resume(resume("first", 2), "second", 6.0)
     resumed, *events = due(a_session)
     assert resumed == {"type": "resumed", "offset": SECOND, "resume_token": "second", "replayed": 2}
@@ -459,12 +459,12 @@ def test_a_resume_that_comes_twice_takes_no_token_from_the_client() -> None:
     a_session.started("first", 1000)
     a_session.resume(resume("first"), "the client's", 1.0)
     a_session.resume(resume("first"), "nobody's", 1.0)
-    a_session.check_resume(resume("the client's"))
+    a_session.check_resume(resume("the client's"), "")
     a_session.resume(resume("the client's"), "newest", 2.0)
     a_session.heard_from_client(3.0)
     for dead in ("first", "the client's", "nobody's"):
         with pytest.raises(SessionError):
-            a_session.check_resume(resume(dead))
+            a_session.check_resume(resume(dead), "")
 
 
 @pytest.mark.parametrize("token", ["", "firs", "first ", "FIRST", "second"])
@@ -472,12 +472,12 @@ def test_only_the_newest_token_admits(token: str) -> None:
     a_session = session()
     a_session.started("old", 1000)
     a_session.resume(resume("old"), "first", 1.0)
-    a_session.check_resume(resume("old"))  # `resumed` may have been lost on its way
+    a_session.check_resume(resume("old"), "")  # `resumed` may have been lost on its way
     a_session.heard_from_client(2.0)
-    a_session.check_resume(resume("first"))
+    a_session.check_resume(resume("first"), "")
     for wrong in (token, "old"):
         with pytest.raises(SessionError) as error:
-            a_session.check_resume(resume(wrong))
+            a_session.check_resume(resume(wrong), "")
         assert error.value.code == "session_unknown"
 
 
@@ -591,7 +591,7 @@ def test_a_session_goes_on_elsewhere_as_its_record_says() -> None:
     here.receive(LegEnded(1000))
     record, events = here.record()
     there = from_record(record, events)
-    there.check_resume(resume("first", 0))
+    there.check_resume(resume("first", 0), "")
     there.resume(resume("first", 0), "second", 1.0)
     resumed, so, *_ = due(there)
     assert resumed == {"type": "resumed", "offset": SECOND, "resume_token": "second", "replayed": 1}
@@ -678,3 +678,13 @@ def test_what_another_gateway_has_is_told_nothing_but_that() -> None:
 def test_the_longest_time_counts_from_the_very_beginning() -> None:
     assert not from_record(session().record()[0], age=599.0).is_too_old(0.0)
     assert from_record(session().record()[0], age=600.0).is_too_old(0.0)
+
+
+def test_a_resume_token_is_another_one_for_anybody_else() -> None:
+    """Who has stolen it, but not the credentials of who opened the session, learns nothing from it."""
+    a_session = session(principal="somebody")
+    a_session.started("first", 0)
+    a_session.check_resume(resume("first"), "somebody")
+    for other in ("", "somebody else", "somebody\0first"):
+        with pytest.raises(SessionError, match="not known here, or not with this token"):
+            a_session.check_resume(resume("first"), other)

@@ -12,6 +12,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from app.api.http import error_body, refused
 from app.core.errors import SessionError
+from app.core.grant import ANYBODY
 from app.core.protocol import SUBPROTOCOL, error_message, serialize
 from app.hub import Hub
 from app.relay import Disconnected, clip
@@ -73,7 +74,7 @@ async def transcribe(websocket: WebSocket) -> None:
         await _refuse_upgrade(websocket, error)
         return
     await websocket.accept(subprotocol=_subprotocol(websocket))
-    await hub.serve(FastApiSocket(websocket))
+    await hub.serve(FastApiSocket(websocket), ANYBODY)
 
 
 @router.websocket("/{path:path}")

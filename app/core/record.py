@@ -61,6 +61,7 @@ class Change(Struct, frozen=True, kw_only=True):
         return self.record.last_event - len(self.events) + 1
 
 
-def fingerprint(token: str) -> str:
-    """What is kept of a resume token: its SHA-256, in hex."""
-    return hashlib.sha256(token.encode()).hexdigest()
+def fingerprint(token: str, principal: str) -> str:
+    """What is kept of a resume token, in hex: SHA-256 of it and of who may use it. With anybody else's name it is
+    another token."""
+    return hashlib.sha256(f"{principal}\0{token}".encode()).hexdigest()

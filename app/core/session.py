@@ -109,6 +109,7 @@ class Session:
     ) -> None:
         """As the record says, with all its events: a new session, or one that was elsewhere. `age`: seconds."""
         self.id = record.session_id
+        self.principal = record.principal
         self.config = record.config
         self.epoch = record.epoch
         self.transcript = Transcript(
@@ -189,7 +190,7 @@ class Session:
             idle_timeout_ms=round(self._timers.idle * 1000),
             max_session_ms=round(self._timers.max_session * 1000),
         )
-        self._tokens = (fingerprint(resume_token),)
+        self._tokens = (self._fingerprint(resume_token),)
         self.link.say(Started(self.id, resume_token, resume_window_ms, self.config, limits))
 
     # Links come and go ------------------------------------------------------------------------
@@ -199,9 +200,9 @@ class Session:
         self.link = Link(attached=False)
         self.detached_at = now
 
-    def check_resume(self, message: Resume) -> None:
+    def check_resume(self, message: Resume, principal: str) -> None:
         """Raises SessionError where the client must not, or cannot, go on with this session."""
-        token = fingerprint(message.resume_token)
+        token = fingerprint(message.resume_token, principal)
         if not any(compare_digest(token, known) for known in self._tokens):
             raise unknown(self.id)
         last = self.transcript.history.last
@@ -213,9 +214,9 @@ class Session:
         `check_resume`.
 
         A `resume` that a network brings twice takes the link from the client, but not the token that it was given."""
-        used, known = fingerprint(message.resume_token), self._tokens
+        used, known = self._fingerprint(message.resume_token), self._tokens
         given = known[known.index(used) + 1 :] if used in known else ()
-        self._tokens = (used, *given[-MAX_GIVEN_TOKENS:], fingerprint(resume_token))
+        self._tokens = (used, *given[-MAX_GIVEN_TOKENS:], self._fingerprint(resume_token))
         self.resumes += 1
         self.link = Link(cursor=message.last_event)
         self.detached_at = None
@@ -226,6 +227,9 @@ class Session:
             self.link.say(self._throttle)
         if not self.is_promised:
             self._say_not_resumable()
+
+    def _fingerprint(self, token: str) -> str:
+        return fingerprint(token, self.principal)
 
     def go_away(self, time_left_ms: int, reason: Literal["drain", "session_limit"]) -> None:
         self.link.say(GoAway(time_left_ms, reason))
@@ -251,7 +255,7 @@ class Session:
         heard, first = self.transcript, self._record
         record = Record(
             session_id=self.id,
-            principal=first.principal,
+            principal=self.principal,
             config=self.config,
             epoch=self.epoch,
             tokens=self._tokens,

@@ -134,7 +134,7 @@ class Gateway:
     def check_resume(self, message: Resume) -> None:
         """Raises SessionError. Without the store it does not say that it knows better."""
         try:
-            self.session.check_resume(message)
+            self.session.check_resume(message, "")
         except SessionError:
             if self.away:
                 raise no_store() from None

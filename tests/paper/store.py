@@ -122,7 +122,7 @@ class PaperStore:
 
     def claim(self, token: str) -> Stored:
         """Raises SessionError."""
-        match self.model.claim(SESSION, fingerprint(token)):
+        match self.model.claim(SESSION, fingerprint(token, "")):
             case Stored() as stored:
                 self._past = []
                 if self.has_forgotten:

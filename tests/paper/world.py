@@ -139,7 +139,7 @@ class World:
             if to is None:
                 self._claim(message, cut_off=False)
             else:
-                to.session.check_resume(message)
+                to.session.check_resume(message, "")
         except SessionError:
             return False
         return True

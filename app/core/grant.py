@@ -1,0 +1,49 @@
+"""What a credential admits to: who answers for it, what that one may do, and how much."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+Right = Literal["speak", "mint", "operate"]
+"""To open sessions and read their transcripts; to make one-time tokens; to read /metrics and the like."""
+
+
+class Allowance(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How much a principal may, with all of its sessions on all gateways together. None: no bound of its own."""
+
+    max_sessions: int | None = None
+    """At the same time."""
+    starts_per_minute: int | None = None
+    audio_seconds_per_day: int | None = None
+    budget_seconds: int | None = None
+    """Billed by the upstream, in 30 days."""
+
+
+class Bounds(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Of one session. None: no bound of its own."""
+
+    max_session_seconds: float | None = None
+    budget_seconds: int | None = None
+    """Billed by the upstream."""
+    language_codes: tuple[str, ...] | None = None
+
+
+class Grant(Struct, frozen=True, kw_only=True):
+    """Of one credential. The principal is who answers for it; empty where nobody is asked who they are."""
+
+    principal: str = ""
+    rights: frozenset[Right] = frozenset({"speak"})
+    allowance: Allowance = Allowance()
+    bounds: Bounds = Bounds()
+    ticket: str | None = None
+    """Fingerprint of the one-time token that it is: opens one session."""
+    session_id: str | None = None
+    """The session that this one-time token has opened: it is good for no other one."""
+
+    def may_reach(self, session_id: str) -> bool:
+        """Whether this credential may be used for that session, as far as it says itself."""
+        return self.ticket is None or self.session_id == session_id
+
+
+ANYBODY = Grant(rights=frozenset({"speak", "mint", "operate"}))
+"""Where nobody is asked who they are."""
