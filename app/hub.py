@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
 from app.core.errors import SessionError, going_down, unknown
-from app.core.grant import Grant
+from app.core.grant import Grant, check_unused
 from app.core.protocol import Resume, SessionConfig, Start, parse
 from app.core.record import Record, fingerprint
 from app.core.session import Session, Timers
@@ -27,6 +27,10 @@ RESERVE = 10
 may be dead without anybody having noticed."""
 BEHIND_SECONDS = 2.0
 """A store that is back has by then what was told while it was away."""
+
+
+Redeem = Callable[[Grant, str], Awaitable[None]]
+"""A one-time token opens the session with this id. Raises SessionError where it has opened another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +52,14 @@ class HubLimits:
 
 class Hub:
     def __init__(
-        self, recognize: Recognize, limits: HubLimits, meter: Meter, registry: Registry, wall_clock: Callable[[], float]
+        self,
+        recognize: Recognize,
+        limits: HubLimits,
+        meter: Meter,
+        registry: Registry,
+        *,
+        redeem: Redeem,
+        wall_clock: Callable[[], float],
     ) -> None:
         """`wall_clock`: seconds since 1970."""
         self.registry = registry
@@ -56,6 +67,7 @@ class Hub:
         self._meter = meter
         self._limits = limits
         self._journal = registry.journal
+        self._redeem = redeem
         self._wall_clock = wall_clock
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         """One resume of a session at a time."""
@@ -147,6 +159,8 @@ class Hub:
         if trouble := self.store_trouble():
             raise SessionError("overloaded", trouble, retry_after_ms=AWAY_RETRY_MS)
         self._check_room()
+        check_unused(grant)
+        _check_languages(start, grant)
         record = Record(
             session_id=secrets.token_urlsafe(12),
             principal=grant.principal,
@@ -160,10 +174,15 @@ class Hub:
         live = self._bring_to_life(Stored(record, ()))
         live.session.started(secrets.token_urlsafe(32), round(self._limits.resume * 1000))
         log.info("session %s opened: %s", live.session.id, _describe(record.config))
-        await self._journal.written(live)
-        if trouble := self.store_trouble():
+        try:
+            await self._redeem(grant, live.session.id)
+            await self._journal.written(live)
+            if trouble := self.store_trouble():
+                raise SessionError("overloaded", trouble, retry_after_ms=AWAY_RETRY_MS)
+        except SessionError:
+            live.session.end("refused")
             await self.registry.end(live)
-            raise SessionError("overloaded", trouble, retry_after_ms=AWAY_RETRY_MS)
+            raise
         return Relay(live, socket, send_seconds=self._limits.send)
 
     def _check_room(self) -> None:
@@ -252,6 +271,15 @@ class Hub:
                 if clock() >= until:
                     raise unknown(message.session_id) from None
                 await asyncio.sleep(BEHIND_SECONDS / 10)
+
+
+def _check_languages(start: Start, grant: Grant) -> None:
+    allowed = grant.bounds.language_codes
+    for index, code in enumerate(start.language_codes):
+        if allowed is not None and code not in allowed:
+            name = f"language_codes[{index}]"
+            text = f"{name}: {code!r} is not among those that this credential allows: {', '.join(allowed)}"
+            raise SessionError("forbidden", text, param=name)
 
 
 def _no_store() -> SessionError:

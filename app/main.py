@@ -7,15 +7,24 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 import grpc
+import httpx
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from app import __doc__ as description
 from app import drain
-from app.api import http, transcripts, ws
+from app.api import http, tokens, transcripts, ws
+from app.api.access import Access
+from app.auth.authenticator import Authenticator
+from app.auth.jwks import KeyFile, KeyUrl
+from app.auth.keys import ApiKeys
+from app.auth.one_time import OneTimeTokens
+from app.auth.signed import PublicKeys, SignedTokens
+from app.auth.watched import FileError
 from app.core.audio import AudioFormat
 from app.core.breaker import Breaker
 from app.core.errors import SessionError, invalid
@@ -54,6 +63,7 @@ def create_app(settings: Settings) -> FastAPI:
     dialect = _dialect(settings, access)
     codes = _language_codes(settings)
     gate_for = _gates(settings)
+    api_keys = _api_keys(settings)
     metrics = Metrics()
 
     @asynccontextmanager
@@ -74,18 +84,31 @@ def create_app(settings: Settings) -> FastAPI:
             journal = await stack.enter_async_context(Journal(store, terms))
             registry = await stack.enter_async_context(Registry(journal, settings.resume_window_seconds))
             stack.push_async_callback(drain.close, registry)
-            app.state.hub = hub = Hub(recognize, _hub_limits(settings), metrics, registry, time.time)
+            authenticator = _authenticator(settings, api_keys, await _public_keys(settings, stack), store)
+            app.state.access = _access(settings, authenticator)
+            redeem = authenticator.one_time_tokens.redeem
+            app.state.hub = hub = Hub(
+                recognize, _hub_limits(settings), metrics, registry, redeem=redeem, wall_clock=time.time
+            )
             app.state.close = lambda: drain.close(registry)
             await stack.enter_async_context(sweeping(hub))
             stack.enter_context(before_the_end(lambda: drain.drain(registry, settings.drain_seconds)))
             yield
 
-    app = FastAPI(title="Captions gateway", description=description or "", version="0.1.0", lifespan=lifespan)
+    app = FastAPI(
+        title="Captions gateway",
+        description=description or "",
+        version="0.1.0",
+        lifespan=lifespan,
+        openapi_url=None,  # our own route, for who may
+    )
     app.include_router(http.router)
     app.include_router(transcripts.router)
+    app.include_router(tokens.router)
     app.include_router(ws.router)
     app.add_exception_handler(HTTPException, http.on_http_error)
-    app.add_exception_handler(RequestValidationError, transcripts.on_bad_query)
+    app.add_exception_handler(RequestValidationError, http.on_bad_request)
+    app.add_exception_handler(SessionError, http.on_refusal)
     recording = sample_recording()
     app.state.sample_recording = recording.read_bytes() if recording else None
     app.state.metrics_page = metrics.page
@@ -104,14 +127,65 @@ async def _upstream_trouble(pool: Pool, breaker: Breaker) -> str | None:
 
 
 def _store(settings: Settings) -> Store:
-    if settings.store == "memory://":
+    url = settings.store.get_secret_value()
+    if url == "memory://":
         return MemoryStore(asyncio.get_running_loop().time)
     from app.store_redis import RedisStore  # noqa: PLC0415 - not for a gateway that stands alone
 
     try:
-        return RedisStore(settings.store)
+        return RedisStore(url)
     except ValueError as error:
         raise SettingsError(f"GATEWAY_STORE: {error}") from error
+
+
+def _api_keys(settings: Settings) -> ApiKeys | None:
+    if settings.api_keys_file is None:
+        return None
+    try:
+        return ApiKeys(settings.api_keys_file)
+    except FileError as error:
+        raise SettingsError(f"GATEWAY_API_KEYS_FILE: {error}") from error
+
+
+async def _public_keys(settings: Settings, stack: AsyncExitStack) -> PublicKeys | None:
+    source = settings.jwt_jwks
+    if source is None:
+        return None
+    if "://" in source:
+        client = await stack.enter_async_context(httpx.AsyncClient())
+        return KeyUrl(source, client, asyncio.get_running_loop().time)
+    return _key_file(Path(source))
+
+
+def _key_file(path: Path) -> KeyFile:
+    try:
+        return KeyFile(path)
+    except FileError as error:
+        raise SettingsError(f"GATEWAY_JWT_JWKS: {error}") from error
+
+
+def _authenticator(
+    settings: Settings, api_keys: ApiKeys | None, public_keys: PublicKeys | None, store: Store
+) -> Authenticator:
+    signed_tokens = None
+    secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else None
+    if settings.jwt_audience is not None and (secret or public_keys):
+        signed_tokens = SignedTokens(
+            secret=secret, keys=public_keys, audience=settings.jwt_audience, issuer=settings.jwt_issuer
+        )
+    lasts = settings.max_session_seconds + settings.resume_window_seconds + settings.retention_seconds
+    one_time_tokens = OneTimeTokens(store, api_keys, session_seconds=lasts, wall_clock=time.time)
+    return Authenticator(api_keys, signed_tokens, one_time_tokens)
+
+
+def _access(settings: Settings, authenticator: Authenticator) -> Access:
+    return Access(
+        authenticator,
+        origins=settings.allowed_origins,
+        open_routes=settings.open_routes,
+        failures_per_minute=settings.auth_failures_per_minute,
+        loopback_only=not settings.asks_who and settings.auth is None,
+    )
 
 
 def _google_access(settings: Settings) -> GoogleAccess:
@@ -266,6 +340,7 @@ def _public_config(
 ) -> http.PublicConfig:
     return http.PublicConfig(
         protocol=SUBPROTOCOL,
+        authentication=settings.asks_who,
         speech_api=settings.speech_api,
         upstream=settings.upstream.partition(":")[0],
         model=settings.model or dialect.default_model,

@@ -8,18 +8,23 @@ import ipaddress
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from dotenv import dotenv_values
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from app.core.protocol import LanguageCode
+from app.addresses import is_loopback
+from app.core.protocol import LANGUAGE_CODE
 
 PREFIX = "GATEWAY_"
 _GRPC = re.compile(r"^grpc://[^/\s:]+:(\d{1,5})$", re.ASCII)
-_LANGUAGE_CODE = re.compile(get_args(LanguageCode)[1].pattern)
+_LANGUAGE_CODE = re.compile(LANGUAGE_CODE)
 """As a client's `language_codes` are checked."""
+_ORIGIN = re.compile(r"^[a-z][a-z0-9+.-]*://[^/\s?#]+/?$", re.ASCII | re.IGNORECASE)
+OPEN_ROUTES = ("config", "metrics", "docs")
+SHORTEST_SECRET = 32
+"""Bytes, for HS256: RFC 7518, 3.2."""
 
 
 class SettingsError(Exception):
@@ -46,6 +51,32 @@ class Settings(BaseSettings):
         1, ge=1, le=64, description="Processes that serve. Several need a GATEWAY_STORE that they share."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged.")
+
+    auth: Literal["none"] | None = Field(
+        None,
+        description="none: everybody may use the gateway. Needed where it listens on more than loopback without keys.",
+    )
+    api_keys_file: Path | None = Field(
+        None,
+        description="API keys, by their hashes (TOML; `transcribe key NAME` makes one); read anew when it changes.",
+    )
+    jwt_secret: SecretStr | None = Field(None, description="Secret of signed tokens (HS256), at least 32 bytes.")
+    jwt_jwks: str | None = Field(
+        None, description="Public keys of signed tokens (RS256, ES256): a JWKS file, or its https:// URL."
+    )
+    jwt_audience: str | None = Field(None, description="Audience (`aud`) that signed tokens must name.")
+    jwt_issuer: str | None = Field(None, description="Issuer (`iss`) that signed tokens must name, if any.")
+    allowed_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="Pages of other origins that may connect, such as https://app.example, comma-separated; or *.",
+    )
+    open_routes: Annotated[tuple[str, ...], NoDecode] = Field(
+        ("config",),
+        description="Of config, metrics, docs: which everybody may read; the others want a key that may `operate`.",
+    )
+    auth_failures_per_minute: int = Field(
+        30, ge=1, description="Credentials of one address that are refused with 401; then with 429."
+    )
 
     upstream: str = Field(
         "emulator",
@@ -81,8 +112,8 @@ class Settings(BaseSettings):
     resume_window_seconds: float = Field(
         120, ge=0, description="A session without a connection waits so long for its client; 0: it ends with it."
     )
-    store: str = Field(
-        "memory://",
+    store: SecretStr = Field(
+        SecretStr("memory://"),
         description="What outlives a process is kept in memory:// (of this one) or redis://HOST:PORT/N, for several.",
     )
     store_away: Literal["open", "refuse"] = Field(
@@ -138,7 +169,7 @@ class Settings(BaseSettings):
         10, gt=0, description="When every stream is taken, a new session waits so long; then it is refused: overloaded."
     )
 
-    @field_validator("language_codes", mode="before")
+    @field_validator("language_codes", "allowed_origins", "open_routes", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
         return tuple(code.strip() for code in value.split(",") if code.strip()) if isinstance(value, str) else value
@@ -149,6 +180,40 @@ class Settings(BaseSettings):
         for code in value:
             if not _LANGUAGE_CODE.match(code):
                 raise ValueError(f"{code!r} is no BCP-47 code such as en-US")
+        return value
+
+    @field_validator("allowed_origins")
+    @classmethod
+    def _origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if origin != "*" and not _ORIGIN.match(origin):
+                raise ValueError(f"{origin!r} is no origin such as https://app.example, without a path, nor *")
+        return value
+
+    @field_validator("open_routes")
+    @classmethod
+    def _routes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for route in value:
+            if route not in OPEN_ROUTES:
+                raise ValueError(f"{route!r} is none of {', '.join(OPEN_ROUTES)}")
+        return value
+
+    @field_validator("jwt_secret")
+    @classmethod
+    def _long_enough(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value().encode()) < SHORTEST_SECRET:
+            raise ValueError(f"it is shorter than {SHORTEST_SECRET} bytes, the least for HS256")
+        return value
+
+    @field_validator("jwt_jwks")
+    @classmethod
+    def _known_jwks(cls, value: str | None) -> str | None:
+        if value is None or value.startswith("https://"):
+            return value
+        if re.match(r"^http://(localhost|127\.0\.0\.1|\[::1\])[:/]", value):
+            return value
+        if "://" in value or not Path(value).is_file():
+            raise ValueError(f"{value!r} is neither a file nor an https:// URL (http:// on loopback alone)")
         return value
 
     @field_validator("trusted_proxies")
@@ -175,12 +240,13 @@ class Settings(BaseSettings):
 
     @field_validator("store")
     @classmethod
-    def _known_store(cls, value: str) -> str:
-        if value != "memory://" and not value.startswith(("redis://", "rediss://")):
+    def _known_store(cls, value: SecretStr) -> SecretStr:
+        url = value.get_secret_value()
+        if url != "memory://" and not url.startswith(("redis://", "rediss://")):
             raise ValueError("it is neither memory:// nor redis://HOST:PORT/N")  # may hold a password: not shown
         return value
 
-    @field_validator("google_credentials_file")
+    @field_validator("google_credentials_file", "api_keys_file")
     @classmethod
     def _file_exists(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():
@@ -193,13 +259,32 @@ class Settings(BaseSettings):
             raise ValueError("GATEWAY_LEG_SOFT_LIMIT_SECONDS must not be over GATEWAY_LEG_HARD_LIMIT_SECONDS")
         if self.replay_seconds <= self.max_utterance_seconds:
             raise ValueError("GATEWAY_REPLAY_SECONDS must be over GATEWAY_MAX_UTTERANCE_SECONDS")
+        self._check_who_may()
         if self.workers > 1:
             self.check_several_processes()
         return self
 
+    @property
+    def asks_who(self) -> bool:
+        """Credentials are configured."""
+        return self.api_keys_file is not None or self.jwt_secret is not None or self.jwt_jwks is not None
+
+    def _check_who_may(self) -> None:
+        signed = self.jwt_secret is not None or self.jwt_jwks is not None
+        if self.auth == "none" and self.asks_who:
+            raise ValueError("GATEWAY_AUTH=none, though keys are configured: take away the one or the others")
+        if signed and self.jwt_audience is None:
+            raise ValueError("GATEWAY_JWT_AUDIENCE is missing: without it a token made for others would be good here")
+        if not (self.asks_who or self.auth == "none" or is_loopback(self.host)):
+            raise ValueError(
+                f"GATEWAY_HOST={self.host} without authentication: everybody who reaches it could use it. Set "
+                "GATEWAY_API_KEYS_FILE (`transcribe key NAME` makes one) or GATEWAY_JWT_..., "
+                "or GATEWAY_AUTH=none if that is meant"
+            )
+
     def check_several_processes(self) -> None:
         """Raises ValueError where they could not know of each other's sessions."""
-        if self.store == "memory://":
+        if self.store.get_secret_value() == "memory://":
             raise ValueError(
                 "several workers need a store that they share: GATEWAY_STORE=redis://HOST:PORT/N, not memory://"
             )
@@ -234,10 +319,21 @@ def env_example() -> str:
     """The text of `.env.example`."""
     lines = ["# Every setting of the gateway, with its default. Copy to .env and change what you need."]
     for name, setting in Settings.model_fields.items():
-        default = "" if setting.default in (None, ()) else str(setting.default)
-        value = default.lower() if isinstance(setting.default, bool) else default
-        lines += ["", f"# {setting.description}", f"#{PREFIX}{name.upper()}={value}"]
+        lines += ["", f"# {setting.description}", f"#{PREFIX}{name.upper()}={_written(setting.default)}"]
     return "\n".join(lines) + "\n"
+
+
+def _written(value: object) -> str:
+    match value:
+        case None:
+            return ""
+        case tuple():
+            return ",".join(value)
+        case bool():
+            return str(value).lower()
+        case SecretStr():
+            return value.get_secret_value()
+    return str(value)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ from app.core.errors import SessionError, unknown
 from app.core.record import Change, Record
 
 FENCED = -1
+MAX_TEXTS = 100_000
+"""That one process keeps: of one-time tokens, some 40 MB."""
 
 
 class StoreBehindError(Exception):
@@ -60,6 +62,12 @@ class Store(Protocol):
         """A record and its events after a number; none where there is no such session (any more). Raises
         StoreAwayError."""
 
+    async def put(self, key: str, text: str, seconds: float) -> bool:
+        """Keeps a text for so long, where there is none under that key: whether it does. Raises StoreAwayError."""
+
+    async def get(self, key: str) -> str | None:
+        """What `put` keeps. Raises StoreAwayError."""
+
     async def close(self) -> None:
         """Releases everything."""
 
@@ -93,6 +101,8 @@ class MemoryStore:
         self._max_sessions = max_sessions
         self._entries: dict[str, _Entry] = {}
         """The one written last is last."""
+        self._texts: dict[str, tuple[float, str]] = {}
+        """Until when, and what."""
 
     async def save(self, changes: Sequence[Change]) -> list[int]:
         return [self._save(change) for change in changes]
@@ -114,8 +124,21 @@ class MemoryStore:
         entry = self._entry(session_id)
         return Stored(entry.record, tuple(entry.events[after:])) if entry else None
 
+    async def put(self, key: str, text: str, seconds: float) -> bool:
+        if await self.get(key) is not None:
+            return False
+        if len(self._texts) >= MAX_TEXTS:
+            self._forget_texts()
+        self._texts[key] = self._clock() + seconds, text
+        return True
+
+    async def get(self, key: str) -> str | None:
+        until, text = self._texts.get(key, (0.0, ""))
+        return text if until > self._clock() else None
+
     async def close(self) -> None:
         self._entries.clear()
+        self._texts.clear()
 
     def _save(self, change: Change) -> int:
         record = change.record
@@ -134,6 +157,12 @@ class MemoryStore:
         )
         self._forget(now)
         return record.last_event
+
+    def _forget_texts(self) -> None:
+        """Those whose time is over, and of the rest those that were kept first."""
+        now = self._clock()
+        left = {key: value for key, value in self._texts.items() if value[0] > now}
+        self._texts = dict(list(left.items())[-MAX_TEXTS // 2 :])
 
     def _entry(self, session_id: str) -> _Entry | None:
         self._forget(self._clock())

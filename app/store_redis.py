@@ -153,6 +153,14 @@ class RedisStore:
         stored = _stored(text, epoch, texts)
         return stored if after + len(texts) >= stored.record.last_event else None
 
+    async def put(self, key: str, text: str, seconds: float) -> bool:
+        setting: Command = ("SET", f"{self._prefix}:{key}", text, "NX", "PX", max(1, round(seconds * 1000)))
+        return bool((await self._ask([setting]))[0])
+
+    async def get(self, key: str) -> str | None:
+        text: str | None = (await self._ask([("GET", f"{self._prefix}:{key}")]))[0]
+        return text
+
     async def close(self) -> None:
         with suppress(RedisError, OSError):
             async with asyncio.timeout(self._answer_seconds):

@@ -16,7 +16,7 @@ import pytest
 from starlette.routing import Route, WebSocketRoute
 from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
-from websockets.typing import Subprotocol
+from websockets.typing import Origin, Subprotocol
 
 from app import drain
 from app.api import http, ws
@@ -28,7 +28,6 @@ from tests.process import run_process
 from tests.upstream import BYTES_PER_SECOND, ScriptedUpstream, refuses
 
 SECOND = b"\1\2" * (BYTES_PER_SECOND // 2)
-ORIGIN = "https://captions.example"
 PYTHON = Path(sys.executable).name
 """What a thread is called that Python starts, as ours would be."""
 
@@ -239,7 +238,9 @@ async def test_a_browser_that_cannot_read_a_status_is_told_and_closed(upstream: 
     """With the code that stands for the status."""
     async with run_gateway(upstream=f"grpc://{upstream.address}", max_sessions=1) as gateway:
         async with Client.connect(gateway), Client.connect(gateway):
-            async with Client.connect(gateway, origin=ORIGIN, subprotocols=[Subprotocol("stt.v1")]) as browser:
+            async with Client.connect(
+                gateway, origin=Origin(gateway.http), subprotocols=[Subprotocol("stt.v1")]
+            ) as browser:
                 messages = await browser.hear_all()
                 assert browser.close_code == 1013
                 assert browser.socket.subprotocol == "stt.v1"

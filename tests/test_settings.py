@@ -59,6 +59,22 @@ def test_languages_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch) -
         ("GOOGLE_CREDENTIALS_FILE", "/nonexistent.json", "there is no file '/nonexistent.json'"),
         ("LEG_SOFT_LIMIT_SECONDS", "290", "must not be over GATEWAY_LEG_HARD_LIMIT_SECONDS"),
         ("REPLAY_SECONDS", "30", "must be over GATEWAY_MAX_UTTERANCE_SECONDS"),
+        ("HOST", "0.0.0.0", "GATEWAY_HOST=0.0.0.0 without authentication: everybody who reaches it could use it"),
+        ("HOST", "gateway.example", "or GATEWAY_AUTH=none if that is meant"),
+        ("AUTH", "off", "GATEWAY_AUTH: 'off': Input should be 'none'"),
+        ("API_KEYS_FILE", "/nonexistent.toml", "GATEWAY_API_KEYS_FILE: there is no file '/nonexistent.toml'"),
+        ("JWT_SECRET", "short", "GATEWAY_JWT_SECRET: it is shorter than 32 bytes, the least for HS256"),
+        ("JWT_SECRET", "x" * 32, "GATEWAY_JWT_AUDIENCE is missing"),
+        ("JWT_JWKS", "/nonexistent.json", "'/nonexistent.json' is neither a file nor an https:// URL"),
+        ("JWT_JWKS", "http://keys.example/jwks", "http:// on loopback alone"),
+        (
+            "ALLOWED_ORIGINS",
+            "app.example",
+            "GATEWAY_ALLOWED_ORIGINS: 'app.example' is no origin such as https://app.example",
+        ),
+        ("ALLOWED_ORIGINS", "https://app.example/page", "without a path"),
+        ("OPEN_ROUTES", "config,healthz", "GATEWAY_OPEN_ROUTES: 'healthz' is none of config, metrics, docs"),
+        ("AUTH_FAILURES_PER_MINUTE", "0", "greater than or equal to 1"),
         ("PROT", "1", "GATEWAY_PROT: there is no such setting; did you mean GATEWAY_PORT?"),
     ],
 )
@@ -99,3 +115,24 @@ def test_an_unknown_setting_in_the_file_is_told_too(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text("GATEWAY_PROT=1\nOTHER=2\n")
     with pytest.raises(SettingsError, match="did you mean GATEWAY_PORT"):
         load_settings()
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.1.2.3", "::1", "localhost"])
+def test_nobody_is_asked_who_they_are_on_this_machine_alone(host: str) -> None:
+    assert not Settings(host=host).asks_who
+
+
+def test_more_than_this_machine_may_be_meant() -> None:
+    assert Settings(host="0.0.0.0", auth="none").host == "0.0.0.0"
+
+
+def test_keys_and_everybody_are_not_both_meant() -> None:
+    with pytest.raises(ValueError, match="GATEWAY_AUTH=none, though keys are configured"):
+        Settings.model_validate({"auth": "none", "jwt_secret": "x" * 32, "jwt_audience": "a"})
+
+
+def test_no_secret_is_in_a_picture_of_the_settings() -> None:
+    """As it may stand in a traceback."""
+    secrets = {"jwt_secret": "the-secret-of-signed-tokens-is-long", "store": "redis://:password-of-redis@h:1/0"}
+    shown = repr(Settings.model_validate({"jwt_audience": "a", **secrets}))
+    assert "the-secret" not in shown and "password-of-redis" not in shown

@@ -266,3 +266,21 @@ async def test_a_closed_memory_is_empty() -> None:
     await store.save([change()])
     await store.close()
     assert await store.read("s", 0) is None
+
+
+# Texts ------------------------------------------------------------------------------------------
+
+
+async def test_a_text_is_kept_for_its_time(kept: Kept) -> None:
+    assert await kept.store.get("k") is None
+    assert await kept.store.put("k", "text", 10)
+    await kept.passes(9)
+    assert await kept.store.get("k") == "text"
+    await kept.passes(2)
+    assert await kept.store.get("k") is None
+
+
+async def test_of_many_who_put_one_does(store: Store) -> None:
+    did = await asyncio.gather(*[store.put("k", str(number), 10) for number in range(20)])
+    assert sum(did) == 1
+    assert await store.get("k") == str(did.index(True))

@@ -4,12 +4,15 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import msgspec
-from fastapi import APIRouter, HTTPException, Request, Response
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Depends, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from app.core.errors import SessionError
+from app.api.access import asks_for_config, asks_for_docs, asks_for_metrics
+from app.core.errors import SessionError, invalid
 from app.core.protocol import error_message
 from app.hub import Hub
 
@@ -62,6 +65,7 @@ class PublicConfig(BaseModel):
     """What a client may want to know before it connects. Nothing here is secret."""
 
     protocol: str
+    authentication: bool = Field(description="Whether a credential is asked for")
     speech_api: str
     upstream: str
     model: str
@@ -100,14 +104,29 @@ async def readyz(request: Request, response: Response) -> Readiness:
     return Readiness(ready=reason == "ok", reason=reason, sessions=hub.sessions)
 
 
-@router.get("/config")
+@router.get("/config", dependencies=[Depends(asks_for_config)])
 async def config(request: Request) -> PublicConfig:
     """The effective public settings."""
     public: PublicConfig = request.app.state.public_config
     return public
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {METRICS_TYPE: {}}}})
+@router.get("/openapi.json", include_in_schema=False, dependencies=[Depends(asks_for_docs)])
+async def openapi(request: Request) -> JSONResponse:
+    return JSONResponse(request.app.openapi())
+
+
+@router.get("/docs", include_in_schema=False, dependencies=[Depends(asks_for_docs)])
+async def docs(request: Request) -> HTMLResponse:
+    return get_swagger_ui_html(openapi_url="openapi.json", title=request.app.title)
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    responses={200: {"content": {METRICS_TYPE: {}}}},
+    dependencies=[Depends(asks_for_metrics)],
+)
 async def metrics(request: Request) -> Response:
     """Counters and gauges in Prometheus' text format."""
     page: Callable[[], bytes] = request.app.state.metrics_page
@@ -148,9 +167,24 @@ async def on_http_error(_: Request, error: Exception) -> JSONResponse:
     return JSONResponse(error_body(error.status_code, str(error.detail)), error.status_code, error.headers)
 
 
+async def on_bad_request(_: Request, error: Exception) -> JSONResponse:
+    """A query or a body that cannot be taken: names the field, its value and what is allowed."""
+    assert isinstance(error, RequestValidationError)
+    problem = error.errors()[0]
+    where = [str(part) for part in problem["loc"] if part not in ("body", "query")]
+    return refused(invalid(".".join(where) or "body", problem["input"], problem["msg"]))
+
+
+async def on_refusal(_: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, SessionError)
+    return refused(error)
+
+
 def refused(error: SessionError) -> JSONResponse:
     """What the protocol's `error` message says, before there is a WebSocket."""
     headers = {}
+    if error.refusal.http_status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     if error.retry_after_ms is not None:
         headers["Retry-After"] = str(-(-error.retry_after_ms // 1000))
     return JSONResponse({"error": msgspec.to_builtins(error_message(error))}, error.refusal.http_status, headers)

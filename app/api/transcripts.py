@@ -1,17 +1,17 @@
 """What was heard of a session, also for those who do not speak: whole or from a cursor on, while it goes on or later.
 
-Read from the store, so from any gateway. The session's id is what admits a reader: nobody can guess one.
+Read from the store, so from any gateway, by whoever answers for the session. Where nobody is asked who they are, the
+session's id is what admits a reader: nobody can guess one.
 """
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi import APIRouter, Depends, Query, Request, Response
 
-from app.api.http import refused
+from app.api.access import speaker
 from app.captions import Captions, Format
 from app.core.errors import SessionError, invalid, unknown
+from app.core.grant import Grant
 from app.core.protocol import Durable, parse_server
 from app.store import Store, StoreAwayError, Stored
 
@@ -29,17 +29,15 @@ router = APIRouter()
 async def transcript(
     request: Request,
     session_id: str,
+    grant: Annotated[Grant, Depends(speaker)],
     after: Annotated[int, Query(ge=0, description="The last event that the reader has")] = 0,
     format: Annotated[Format, Query(description="json: every durable event; else finals and gaps")] = "json",  # noqa: A002
 ) -> Response:
     """The events after `after`. `Last-Event` says where to go on next time, `Session-Ended` whether there is an end.
 
-    404 where there is no such session, or it is kept no more.
+    404 where there is no such session, or it is kept no more, or it is somebody else's.
     """
-    try:
-        stored = await _read(request.app.state.store, session_id, after)
-    except SessionError as error:
-        return refused(error)
+    stored = await _read(request.app.state.store, session_id, after, grant)
     headers = {
         "Last-Event": str(stored.record.last_event),
         "Session-Ended": "true" if _ended(stored) else "false",
@@ -49,12 +47,12 @@ async def transcript(
     return Response(content, media_type=MEDIA_TYPES[format], headers=headers)
 
 
-async def _read(store: Store, session_id: str, after: int) -> Stored:
+async def _read(store: Store, session_id: str, after: int, grant: Grant) -> Stored:
     try:
         stored = await store.read(session_id, 0)  # the numbers of captions count from the first
     except StoreAwayError as error:
         raise SessionError("overloaded", "the store is away", retry_after_ms=AWAY_RETRY_MS) from error
-    if stored is None:
+    if stored is None or stored.record.principal != grant.principal or not grant.may_reach(session_id):
         raise unknown(session_id)
     if after > stored.record.last_event:
         raise invalid("after", after, f"the session's last event is {stored.record.last_event}")
@@ -85,10 +83,3 @@ def _durable(event: str) -> Durable:
     message = parse_server(event)
     assert isinstance(message, Durable)
     return message
-
-
-async def on_bad_query(_: Request, error: Exception) -> JSONResponse:
-    """A query that cannot be taken: names the parameter, its value and what is allowed."""
-    assert isinstance(error, RequestValidationError)
-    problem = error.errors()[0]
-    return refused(invalid(str(problem["loc"][-1]), problem["input"], problem["msg"]))

@@ -10,9 +10,9 @@ from fastapi import APIRouter, WebSocket
 from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocketDisconnect
 
+from app.api.access import access_of
 from app.api.http import error_body, refused
 from app.core.errors import SessionError
-from app.core.grant import ANYBODY
 from app.core.protocol import SUBPROTOCOL, error_message, serialize
 from app.hub import Hub
 from app.relay import Disconnected, clip
@@ -69,12 +69,15 @@ async def transcribe(websocket: WebSocket) -> None:
     hub: Hub = websocket.app.state.hub
     try:
         _check_server(websocket)
+        access = access_of(websocket)
+        access.check_origin(websocket)
+        grant = await access.grant(websocket, "speak")
         hub.admit()
     except SessionError as error:
         await _refuse_upgrade(websocket, error)
         return
     await websocket.accept(subprotocol=_subprotocol(websocket))
-    await hub.serve(FastApiSocket(websocket), ANYBODY)
+    await hub.serve(FastApiSocket(websocket), grant)
 
 
 @router.websocket("/{path:path}")

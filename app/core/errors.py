@@ -82,7 +82,8 @@ def invalid(param: str, value: object, allowed: str) -> SessionError:
 
 
 def unknown(session_id: str) -> SessionError:
-    """The same whether there is no such session or its token is another one: nobody can find out by trying."""
+    """The same whether there is no such session, its token is another one, or it is somebody else's: nobody can find
+    out by trying."""
     return SessionError(
         "session_unknown", f"session {elide(session_id, 64)!r} is not known here, or not with this token"
     )

@@ -1,9 +1,12 @@
 """What a credential admits to: who answers for it, what that one may do, and how much."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
+from app.core.errors import SessionError
+
+AtLeastOne = Annotated[int, Meta(ge=1)]
 Right = Literal["speak", "mint", "operate"]
 """To open sessions and read their transcripts; to make one-time tokens; to read /metrics and the like."""
 
@@ -11,11 +14,11 @@ Right = Literal["speak", "mint", "operate"]
 class Allowance(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much a principal may, with all of its sessions on all gateways together. None: no bound of its own."""
 
-    max_sessions: int | None = None
+    max_sessions: AtLeastOne | None = None
     """At the same time."""
-    starts_per_minute: int | None = None
-    audio_seconds_per_day: int | None = None
-    budget_seconds: int | None = None
+    starts_per_minute: AtLeastOne | None = None
+    audio_seconds_per_day: AtLeastOne | None = None
+    budget_seconds: AtLeastOne | None = None
     """Billed by the upstream, in 30 days."""
 
 
@@ -45,5 +48,12 @@ class Grant(Struct, frozen=True, kw_only=True):
         return self.ticket is None or self.session_id == session_id
 
 
-ANYBODY = Grant(rights=frozenset({"speak", "mint", "operate"}))
+def check_unused(grant: Grant) -> None:
+    """Raises SessionError where this one-time token has opened its session already."""
+    if grant.session_id is not None:
+        text = "this one-time token has opened a session already: it may only `resume` that one"
+        raise SessionError("unauthenticated", text)
+
+
+ANYBODY = Grant(rights=frozenset({"speak", "operate"}))
 """Where nobody is asked who they are."""

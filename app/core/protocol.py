@@ -20,10 +20,8 @@ MAX_TEXT_BYTES = 131_072
 
 Encoding = Literal["LINEAR16", "MULAW", "ALAW"]
 GapReason = Literal["overflow", "muted", "interrupted"]
-LanguageCode = Annotated[
-    str,
-    Meta(pattern=r"^(auto|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3})$", description="a BCP-47 code such as en-US"),
-]
+LANGUAGE_CODE = r"^(auto|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3})$"
+LanguageCode = Annotated[str, Meta(pattern=LANGUAGE_CODE, description="a BCP-47 code such as en-US")]
 Name = Annotated[str, Meta(max_length=64)]
 
 
