@@ -30,7 +30,7 @@ BEHIND_SECONDS = 2.0
 
 
 Redeem = Callable[[Grant, str], Awaitable[None]]
-"""A one-time token opens the session with this id. Raises SessionError where it has opened another one."""
+"""A one-time token belongs to the session with this id. Raises SessionError where it belongs to another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,12 +207,13 @@ class Hub:
 
     async def _resume(self, message: Resume, socket: Socket, grant: Grant) -> Relay:
         """The newest connection wins: the older one of the same session ends first."""
-        if not grant.may_reach(message.session_id):
+        if not grant.may_resume(message.session_id):
             raise unknown(message.session_id)
         turn = self._turns.setdefault(message.session_id, asyncio.Lock())
         async with turn:
             live = await self._here(message, grant) or await self._claim(message, grant)
             session = live.session
+            await self._redeem(grant, session.id)
             session.resume(message, secrets.token_urlsafe(32), asyncio.get_running_loop().time())
             log.info("session %s resumed: %d", session.id, session.resumes)
             await self._journal.written(live)

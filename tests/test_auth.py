@@ -264,7 +264,6 @@ OTHERS: dict[str, Callable[[Stage], Any]] = {
     "another API key": lambda stage: stage.keyring.keys["other"],
     "a signed token": lambda stage: stage.keyring.signed(),
     "a signed token whose subject is the key's name": lambda stage: stage.keyring.signed(sub="app"),
-    "a one-time token of the same key": lambda stage: stage.minted(),
     "a one-time token of another key": lambda stage: stage.minted("other"),
 }
 
@@ -288,6 +287,25 @@ async def test_somebody_elses_session_is_unknown_whatever_is_known_of_it(stage: 
         assert (await stage.get(path, stage.keyring.keys["app"])).status_code == 200
         await owner.say(bytes(32_000), {"type": "stop"})
         assert (await owner.hear("stopped"))["audio_ms"] == 1000
+
+
+async def test_a_fresh_one_time_token_resumes_a_session_of_its_key_and_then_belongs_to_it(stage: Stage) -> None:
+    """A device that gets a new token for each connection comes back with one; what others said it cannot read."""
+    async with stage.come("header", await stage.minted()) as device:
+        await device.say(START)
+        started = await device.hear("started")
+        await device.drop()
+    path = f"/sessions/{started['session_id']}/transcript"
+    fresh = await stage.minted()
+    assert (await stage.get(path, fresh)).status_code == 404
+    resume = {"type": "resume", "session_id": started["session_id"], "resume_token": started["resume_token"]}
+    async with stage.come("url", fresh) as again:
+        await again.say(resume | {"last_event": 0})
+        await again.hear("resumed")
+        assert (await stage.get(path, fresh)).status_code == 200
+        async with stage.come("url", fresh) as another:
+            await another.say(START)
+            assert (await another.hear_all())[0]["code"] == "unauthenticated"
 
 
 async def test_a_resume_token_may_be_guessed_by_nobody(stage: Stage) -> None:

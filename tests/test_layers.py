@@ -17,7 +17,7 @@ FORBIDDEN = {
     "store_redis.py": "fastapi starlette uvicorn grpc google websockets app.speech app.api app.settings app.hub",
     "speech": "fastapi starlette uvicorn websockets app.api app.emulator app.relay app.hub app.settings",
     "emulator": "fastapi starlette uvicorn websockets app.api app.core app.speech app.relay app.hub app.settings",
-    "auth": "fastapi starlette uvicorn grpc google redis app.api app.speech app.emulator app.settings app.hub app.relay",
+    "auth": "fastapi starlette uvicorn grpc google redis app.api app.speech app.emulator app.settings app.hub",
     "api": "grpc google app.speech app.emulator app.settings app.main",
     "client": "fastapi starlette uvicorn grpc google app.api app.speech app.hub app.relay app.settings app.main",
 }

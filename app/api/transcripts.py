@@ -52,7 +52,7 @@ async def _read(store: Store, session_id: str, after: int, grant: Grant) -> Stor
         stored = await store.read(session_id, 0)  # the numbers of captions count from the first
     except StoreAwayError as error:
         raise SessionError("overloaded", "the store is away", retry_after_ms=AWAY_RETRY_MS) from error
-    if stored is None or stored.record.principal != grant.principal or not grant.may_reach(session_id):
+    if stored is None or stored.record.principal != grant.principal or not grant.may_read(session_id):
         raise unknown(session_id)
     if after > stored.record.last_event:
         raise invalid("after", after, f"the session's last event is {stored.record.last_event}")

@@ -1,7 +1,7 @@
 """One-time tokens: an app's own backend, which holds a key, makes one for each session of a device.
 
-A token opens one session. After that it is good for one thing: to come back to that session, which wants its resume
-token besides. What is kept of it is its hash.
+A token opens one session, or resumes one. After that it is good for one thing: to come back to that session, which
+wants its resume token besides. What is kept of it is its hash.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ class Ticket(Struct, frozen=True, kw_only=True):
     expires_at: float
     """Seconds since 1970."""
     session_id: str | None = None
-    """That it has opened."""
+    """That it belongs to."""
 
 
 class OneTimeTokens:
@@ -71,8 +71,8 @@ class OneTimeTokens:
         )
 
     async def redeem(self, grant: Grant, session_id: str) -> None:
-        """The token opens this session. Raises SessionError where it has opened one already."""
-        if grant.ticket is None:
+        """From now on the token belongs to this session. Raises SessionError where it belongs to another one."""
+        if grant.ticket is None or grant.session_id == session_id:
             return
         used = Ticket(principal=grant.principal, bounds=grant.bounds, expires_at=0, session_id=session_id)
         if not await self._put(_used(grant.ticket), used, self._session_seconds):

@@ -1,7 +1,7 @@
 """How a socket is opened, accepted and left; and since when the other side is silent."""
 
 import asyncio
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -62,9 +62,17 @@ class Socket(ClientConnection):
             self.waits_since = self.loop.time()
 
 
-async def open_socket(url: str, token: str | None, first: Start | Resume) -> tuple[Socket, Started | Resumed]:
+Token = str | Callable[[], Awaitable[str]] | None
+"""What a gateway asks for, or what gets one: that is called for each connection, so an expired one is no failure."""
+
+
+async def open_socket(url: str, token: Token, first: Start | Resume) -> tuple[Socket, Started | Resumed]:
     """A socket, and the answer to its first message. Raises TranscriberError."""
-    socket = await _connect(url, token)
+    try:
+        socket = await _connect(url, await _present(token))
+    except GatewayError as error:
+        error.retryable |= error.code == "token_expired" and callable(token)
+        raise
     try:
         async with asyncio.timeout(OPEN_SECONDS):
             await socket.send(serialize(first))
@@ -96,6 +104,15 @@ def as_failure(exc: BaseException) -> BaseException:
         case msgspec.DecodeError():
             return not_understood(exc)
     return exc
+
+
+async def _present(token: Token) -> str | None:
+    if not callable(token):
+        return token
+    try:
+        return await token()
+    except Exception as exc:  # the app's own code: whatever it is, there is no token now
+        raise UnreachableError(f"there is no token: {exc}") from exc
 
 
 async def _connect(url: str, token: str | None) -> Socket:

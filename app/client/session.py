@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Literal, Self
 
-from app.client.connect import open_socket
+from app.client.connect import Token, open_socket
 from app.client.errors import ConnectionLostError
 from app.client.keeper import Keeper
 from app.client.messages import Message, Reconnected, Reconnecting
@@ -37,16 +37,17 @@ class Transcriber:
         url: str,
         config: SessionConfig,
         *,
-        token: str | None = None,
+        token: Token = None,
         framing: Literal["binary", "base64"] = "binary",
         frame_ms: int = 100,
         overflow: Literal["wait", "gap"] = "wait",
         give_up_seconds: float | None = None,
     ) -> None:
-        """`frame_ms`: what is longer goes out in several frames; what is shorter goes out as it is. `overflow`: without
-        credit `send` waits, or, for a microphone, skips the audio: a `gap` that readers are told of; then it waits for
-        nothing. `give_up_seconds`: without a connection for so long, or one that gets anywhere, the session has
-        failed."""
+        """`token`: an API key, a signed or a one-time token; or an async function that gets one, called for each
+        connection. `frame_ms`: what is longer goes out in several frames; what is shorter goes out as it is.
+        `overflow`: without credit `send` waits, or, for a microphone, skips the audio: a `gap` that readers are told
+        of; then it waits for nothing. `give_up_seconds`: without a connection for so long, or one that gets anywhere,
+        the session has failed."""
         form = AudioFormat.of(config.audio)
         self._overflow = overflow
         self._frame_bytes = max(1, form.offset(frame_ms))

@@ -41,10 +41,14 @@ class Grant(Struct, frozen=True, kw_only=True):
     ticket: str | None = None
     """Fingerprint of the one-time token that it is: opens one session."""
     session_id: str | None = None
-    """The session that this one-time token has opened: it is good for no other one."""
+    """The session that this one-time token belongs to: it is good for no other one."""
 
-    def may_reach(self, session_id: str) -> bool:
-        """Whether this credential may be used for that session, as far as it says itself."""
+    def may_resume(self, session_id: str) -> bool:
+        """As far as it says itself: a one-time token that is still good for any session, too."""
+        return self.session_id in (None, session_id)
+
+    def may_read(self, session_id: str) -> bool:
+        """As far as it says itself. One key may stand behind many devices: none reads what another one said."""
         return self.ticket is None or self.session_id == session_id
 
 
