@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from app.auth.keys import ApiKeys
 from app.cli.command import main
 from app.cli.demo import GatewayNotReadyError, own_gateway
 from app.cli.microphone import KEPT_BLOCKS, Recording
@@ -204,6 +205,32 @@ async def test_options_become_fields_of_start(recording: Path) -> None:
     assert result == (0, "", "")
 
 
+async def test_a_token_may_stand_in_a_file(recording: Path, tmp_path: Path) -> None:
+    """A command line can be read by everybody on the machine."""
+
+    async def script(peer: Peer) -> None:
+        assert peer.socket.request and peer.socket.request.headers["Authorization"] == "Bearer secret"
+        await peer.begin()
+        await peer.hear_until("stop")
+        await peer.stopped(1)
+
+    (tmp_path / "token").write_text("secret\n")
+    async with scripted(script) as url:
+        assert await transcribe(recording, "--url", url, "--token-file", tmp_path / "token") == (0, "", "")
+        code, _, err = await transcribe(recording, "--url", url, "--token-file", tmp_path / "absent")
+    assert (code, err) == (2, f"transcribe: {tmp_path / 'absent'}: No such file or directory\n")
+
+
+async def test_a_new_key_is_shown_once_and_its_entry_is_one_for_the_file(tmp_path: Path) -> None:
+    code, entry, told = await transcribe("key", "my-app")
+    key = told.split()[-1]
+    (tmp_path / "keys.toml").write_text(entry)
+    assert code == 0 and key not in entry
+    assert ApiKeys(tmp_path / "keys.toml").check(key).principal == "key:my-app"
+    code, entry, told = await transcribe("key", "my app")
+    assert (code, entry) == (2, "") and "'my app' is not 1 to 64 letters" in told
+
+
 async def test_two_channels_are_mixed_and_the_user_is_told(tmp_path: Path) -> None:
     path = tmp_path / "talk.wav"
     wav(path, 0.5, channels=2)
@@ -324,7 +351,7 @@ async def test_without_a_gateway_the_user_is_told_how_to_run_one(recording: Path
         (
             401,
             {"code": "unauthenticated", "message": "no credentials", "retryable": False},
-            "unauthenticated: no credentials: give a valid token with --token",
+            "unauthenticated: no credentials: give a valid token with --token or --token-file",
         ),
         (
             429,

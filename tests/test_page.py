@@ -19,6 +19,7 @@ import pytest
 from app.api.http import CSP, load_page
 from app.cli.demo import own_gateway
 from tests.browser import CHROMIUM, Page, open_tab, run_browser
+from tests.credentials import Keyring
 from tests.flaky import flaky
 from tests.gateway import Gateway, run_gateway
 from tests.test_seams import names_samples
@@ -391,6 +392,30 @@ async def test_a_fresh_token_is_brought_to_each_connection(gateway: Gateway, bro
         assert await page.run("fake.protocols") == ["stt.v1", "bearer.t3"]
         await page.run("fake.say({ type: 'error', code: 'forbidden', message: 'no', retryable: false })")
         assert await page.run("client.state") == "failed"
+
+
+@needs_chromium
+async def test_who_is_asked_for_a_token_types_it_in(upstream: ScriptedUpstream, browser: str, tmp_path: Path) -> None:
+    """Without a good one the page says what the gateway says; with it captions come."""
+    keyring = Keyring(tmp_path)
+    async with run_gateway(upstream=f"grpc://{upstream.address}", **keyring.settings) as gateway:
+        async with open_page(gateway.http, browser) as page:
+            assert await page.run("document.querySelector('#token').type") == "password"
+            await page.click("[value=file] ~ span")
+            await page.choose_file("#file", write_wav(tmp_path / "quiet.wav", 16_000, bytes(64_000)))
+            await page.click("#go")
+            await page.until("document.body.dataset.state === 'error'")
+            assert "a credential is missing" in await page.run(text("#status"))
+            await page.run(f"document.querySelector('#token').value = {json.dumps(keyring.keys['app'])}")
+            await page.click("#go")
+            await page.until(f"{text('#finals')}.length > 0")
+            await page.until("document.body.dataset.state === 'done'")
+
+
+@needs_chromium
+async def test_where_nobody_is_asked_there_is_no_field_for_a_token(gateway: Gateway, browser: str) -> None:
+    async with open_page(gateway.http, browser) as page:
+        assert await page.run("document.querySelector('#token-choice').checkVisibility()") is False
 
 
 # Helpers ----------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ other commands:
   transcribe serve               run the gateway (as `make run` does)
   transcribe sample [options]    the sample recording that ships with the recognizer
   transcribe demo                the same through a gateway of its own, stopped afterwards
+  transcribe key NAME            a new API key, and the entry for GATEWAY_API_KEYS_FILE
 A file of such a name is reached as ./serve.
 
 formats:
@@ -56,7 +57,7 @@ class CommandError(Exception):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
-    command = {"serve": _serve, "demo": _demo, "sample": _sample}.get(arguments[0]) if arguments else None
+    command = {"serve": _serve, "demo": _demo, "sample": _sample, "key": _key}.get(arguments[0]) if arguments else None
     try:
         return command(arguments[1:]) if command else _transcribe(arguments)
     except CommandError as error:
@@ -90,6 +91,24 @@ def _serve(arguments: Sequence[str]) -> int:
     from app.__main__ import main as serve  # noqa: PLC0415
 
     serve()
+    return DONE
+
+
+def _key(arguments: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="transcribe key",
+        description="A new API key, on standard error, and its entry for GATEWAY_API_KEYS_FILE, on standard output: "
+        "`transcribe key my-app >> keys.toml`. The file holds its hash alone: the key is shown once.",
+    )
+    parser.add_argument("name", metavar="NAME", help="who answers for what is done with it")
+    options = parser.parse_args(arguments)
+    from app.auth.keys import NAME, new_key  # noqa: PLC0415
+
+    if not re.fullmatch(NAME, options.name, re.ASCII):
+        parser.error(f"{options.name!r} is not 1 to 64 letters, digits, dots, hyphens or underscores")
+    key, entry = new_key(options.name)
+    print(f"the key, which is shown this once: {key}", file=sys.stderr)
+    print(entry)
     return DONE
 
 
@@ -128,7 +147,7 @@ def _run(work: Coroutine[None, None, int]) -> int:
 def _advice(error: "GatewayError") -> str:
     match error.code:
         case "unauthenticated" | "token_expired" | "forbidden":
-            return ": give a valid token with --token"
+            return ": give a valid token with --token or --token-file"
         case "invalid_config" if error.param:
             field = re.split(r"[.\[]", error.param)[0]
             return f": change {OPTIONS.get(field, field)}"
@@ -215,11 +234,21 @@ def _session(options: argparse.Namespace, audio: "Audio") -> "Session":
     return Session(
         url=options.url,
         config=_config(options, audio),
-        token=options.token,
+        token=_token(options),
         framing="base64" if options.base64 else "binary",
         frame_ms=options.frame_ms,
         give_up_seconds=options.give_up,
     )
+
+
+def _token(options: argparse.Namespace) -> str | None:
+    if options.token_file is None:
+        token: str | None = options.token
+        return token
+    try:
+        return str(options.token_file.read_text().strip())
+    except (OSError, UnicodeError) as error:
+        raise CommandError(f"{options.token_file}: {_reason(error)}", WRONG) from error
 
 
 def _config(options: argparse.Namespace, audio: "Audio") -> "SessionConfig":
@@ -272,7 +301,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", metavar="NAME", help="such as latest_long (default: the gateway's)")
     add("--phrase", action="append", default=[], metavar="TEXT", help="words to expect; repeat for more")
     add("--url", default=DEFAULT_URL, help="of the gateway (default %(default)s)")
-    add("--token", help="API key or signed token")
+    add("--token", help="API key, signed token or one-time token")
+    add("--token-file", type=Path, metavar="PATH", help="the same in a file: a command line can be read by others")
     add("--fast", action="store_true", help="as fast as the gateway takes it, not at real time")
     add(
         "--frame-ms",

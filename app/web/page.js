@@ -312,6 +312,7 @@ class Run {
         language_codes: [language],
         client: { name: "captions page" },
       },
+      token: ui.token.value.trim() || undefined,
       overflow: this.#kind === "microphone" ? "gap" : "wait",
       on: {
         state: (state, detail) => this.#enter(state, detail),
@@ -453,7 +454,10 @@ async function load() {
   listen();
   if (!window.isSecureContext) return show("error", "Sound needs https: browsers give it to no other page but localhost");
   try {
-    const config = await (await fetch("config")).json();
+    const answer = await fetch("config");
+    const config = await answer.json();
+    if (!answer.ok) return show("error", config.error.message, config.error.code);
+    ui["token-choice"].hidden = !config.authentication;
     offer(config.language_codes);
     ui["sample-choice"].hidden = !config.sample_recording;
     ui.about.textContent = `${config.upstream} · API ${config.speech_api} · ${config.model}`;
