@@ -6,8 +6,9 @@ from fastapi import FastAPI
 from uvicorn import Config
 from uvicorn.supervisors import Multiprocess
 
-from app.api.server import GatewayServer, listen, set_up_log, uvicorn_config
+from app.api.server import GatewayServer, listen, uvicorn_config
 from app.garbage import collect_seldom
+from app.logs import set_up_log
 from app.settings import Settings, SettingsError, load_settings
 
 

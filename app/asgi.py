@@ -9,8 +9,8 @@ import sys
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
-from app.api.server import set_up_log
 from app.garbage import collect_seldom
+from app.logs import set_up_log
 from app.main import create_app
 from app.settings import SettingsError, load_settings
 

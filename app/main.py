@@ -37,6 +37,7 @@ from app.garbage import sweeping
 from app.hub import Hub, HubLimits
 from app.journal import Journal, Terms
 from app.live import Recognize, Recognizer
+from app.logs import on_loop_exception
 from app.metrics import Metrics
 from app.registry import Registry
 from app.settings import Settings, SettingsError
@@ -68,6 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        asyncio.get_running_loop().set_exception_handler(on_loop_exception)
         async with AsyncExitStack() as stack:
             pool = Pool(
                 await _connector(settings, access, stack),

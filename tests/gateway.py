@@ -11,8 +11,9 @@ import httpx
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from app.api.server import GatewayServer, listen, set_up_log, uvicorn_config
+from app.api.server import GatewayServer, listen, uvicorn_config
 from app.hub import Hub
+from app.logs import set_up_log
 from app.main import create_app
 from app.settings import Settings
 

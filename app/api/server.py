@@ -7,7 +7,6 @@ make it hold is bounded.
 """
 
 import asyncio
-import logging
 import socket
 import sys
 from collections.abc import Callable
@@ -195,12 +194,3 @@ def uvicorn_config(
         server_header=False,
         log_config=None,
     )
-
-
-def set_up_log(level: str) -> None:
-    """uvicorn and websockets stay at WARNING: below it they log query strings, and at DEBUG the messages."""
-    logging.basicConfig(
-        level=level, format="%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s", stream=sys.stderr
-    )
-    for name in ("uvicorn", "uvicorn.error", "websockets"):
-        logging.getLogger(name).setLevel(logging.WARNING)
