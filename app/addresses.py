@@ -4,6 +4,8 @@ import ipaddress
 
 IPV6_NETWORK = 64
 """Bits: what one customer has; single addresses cost nothing."""
+UNKNOWN = "unknown"
+"""A proxy that is trusted has sent what is no address: its clients must not choose whom they are taken for."""
 
 
 def is_loopback(host: str) -> bool:
@@ -14,9 +16,13 @@ def is_loopback(host: str) -> bool:
 
 
 def network_of(host: str) -> str:
-    """What counts as one client: an IPv4 address, or an IPv6 network. As it is where it is no address."""
+    """What counts as one client: an IPv4 address, or an IPv6 network. All that is no address is one."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
-        return host
-    return str(ipaddress.ip_network((address, IPV6_NETWORK), strict=False)) if address.version == 6 else host
+        return UNKNOWN
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address), IPV6_NETWORK), strict=False))

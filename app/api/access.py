@@ -74,7 +74,7 @@ class Access:
 
     async def _count_failure(self, connection: HTTPConnection) -> None:
         """Raises SessionError instead of the failure where there were too many: only who fails is refused."""
-        if not await self._limiter.hit(self._failures, _network(connection)):
+        if not await self._limiter.hit(self._failures, client_network(connection)):
             raise SessionError(
                 "rate_limited",
                 f"over {self._failures.amount} credentials from this address were refused within a minute, the limit",
@@ -142,7 +142,7 @@ def _place(origin: str) -> tuple[str, int] | None:
     return (parts.hostname, port) if parts.hostname and port else None
 
 
-def _network(connection: HTTPConnection) -> str:
+def client_network(connection: HTTPConnection) -> str:
     """Of the client: behind a trusted proxy the one that it names."""
     return network_of(connection.client.host if connection.client else "")
 

@@ -3,6 +3,7 @@ which cannot read one: they are accepted, told and closed.
 """
 
 import asyncio
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -10,12 +11,14 @@ from fastapi import APIRouter, WebSocket
 from fastapi.responses import JSONResponse
 from starlette.websockets import WebSocketDisconnect
 
-from app.api.access import access_of
+from app.api.access import access_of, client_network
 from app.api.http import error_body, refused
 from app.core.errors import SessionError
 from app.core.protocol import SUBPROTOCOL, error_message, serialize
 from app.hub import Hub
 from app.relay import Disconnected, clip
+
+log = logging.getLogger(__name__)
 
 router = APIRouter()
 
@@ -67,6 +70,7 @@ class FastApiSocket:
 async def transcribe(websocket: WebSocket) -> None:
     """The protocol `stt.v1`: see docs/protocol.md."""
     hub: Hub = websocket.app.state.hub
+    log.debug("an upgrade from %s, %s", client_network(websocket), websocket.scope["scheme"])
     try:
         _check_server(websocket)
         access = access_of(websocket)
