@@ -40,6 +40,7 @@ class HubLimits:
     max_sessions: int
     start: float
     idle: float
+    silent: float
     max_session: float
     send: float
     window: float
@@ -195,7 +196,7 @@ class Hub:
         session = Session(
             record,
             stored.events,
-            timers=Timers(idle=limits.idle, max_session=limits.max_session),
+            timers=Timers(idle=limits.idle, max_session=limits.max_session, silent=limits.silent),
             window_seconds=limits.window,
             now=asyncio.get_running_loop().time(),
             age=max(0.0, self._wall_clock() - record.opened_at),

@@ -114,7 +114,9 @@ class Live:
         self._recognizer.tick(now)
         self._finish_if_closing()
         self.changed()
-        if not self.is_busy:  # a client that waits for us is not idle
+        if self.is_busy:
+            self.session.waits(now)
+        else:
             self.session.tick(now)
 
     async def flush(self) -> None:

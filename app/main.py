@@ -329,6 +329,7 @@ def _hub_limits(settings: Settings) -> HubLimits:
         max_sessions=settings.max_sessions,
         start=settings.start_timeout_seconds,
         idle=settings.idle_timeout_seconds,
+        silent=settings.silent_timeout_seconds,
         max_session=settings.max_session_seconds,
         send=settings.send_timeout_seconds,
         window=settings.replay_seconds,
@@ -360,6 +361,7 @@ def _public_config(
         timers=http.Timers(
             start_timeout_seconds=settings.start_timeout_seconds,
             idle_timeout_seconds=settings.idle_timeout_seconds,
+            silent_timeout_seconds=settings.silent_timeout_seconds,
             send_timeout_seconds=settings.send_timeout_seconds,
             ping_interval_seconds=settings.ping_interval_seconds,
             ping_timeout_seconds=settings.ping_timeout_seconds,

@@ -108,6 +108,9 @@ class Settings(BaseSettings):
     start_timeout_seconds: float = Field(10, gt=0, description="Time for the first message.")
     idle_timeout_seconds: float = Field(60, gt=0, description="A session without any frame for so long is closed 4408.")
     max_session_seconds: float = Field(14_400, gt=0, description="Longest session; then it is stopped in good order.")
+    silent_timeout_seconds: float = Field(
+        1800, gt=0, description="A session without any audio or gap for so long is closed 4408, keepalives or not."
+    )
     send_timeout_seconds: float = Field(10, gt=0, description="A client that reads nothing for so long is closed 4408.")
     resume_window_seconds: float = Field(
         120, ge=0, description="A session without a connection waits so long for its client; 0: it ends with it."

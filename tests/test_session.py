@@ -332,6 +332,58 @@ def test_any_frame_resets_the_idle_timer() -> None:
     assert [m["code"] for m in due(a_session)] == ["idle", "idle"]
 
 
+def quiet_session() -> Session:
+    """For which 100 s without audio are too long."""
+    a_session = session()
+    a_session._timers.silent = 100
+    return a_session
+
+
+def keep_alive(a_session: Session, seconds: range) -> None:
+    for now in seconds:
+        a_session.heard_from_client(now)
+        a_session.tick(now)
+
+
+def test_keepalives_alone_are_warned_of_and_then_an_error() -> None:
+    """Once, though each of them resets the idle timer."""
+    a_session = quiet_session()
+    keep_alive(a_session, range(0, 75, 5))
+    assert due(a_session) == []
+    keep_alive(a_session, range(75, 100, 5))
+    assert [(m["code"], m["in_ms"]) for m in due(a_session, "warning")] == [("idle", 25_000)]
+    with pytest.raises(SessionError, match="no audio and no gap for 100 s"):
+        keep_alive(a_session, range(100, 105))
+
+
+def test_audio_and_gaps_reset_the_silent_timer_and_an_empty_frame_does_not() -> None:
+    a_session = quiet_session()
+    keep_alive(a_session, range(0, 95, 5))
+    a_session.receive_audio(bytes(2))
+    keep_alive(a_session, range(95, 190, 5))
+    a_session.receive_gap(Gap(2, "muted"))
+    keep_alive(a_session, range(190, 285, 5))
+    a_session.receive_audio(b"")
+    with pytest.raises(SessionError, match="no audio and no gap for 100 s"):
+        keep_alive(a_session, range(285, 300, 5))
+
+
+def test_a_client_that_waits_for_us_or_is_away_is_not_silent() -> None:
+    a_session = quiet_session()
+    hear_audio(a_session, 10)
+    keep_alive(a_session, range(0, 500, 5))
+    a_session.receive(Settled(10 * SECOND))
+    keep_alive(a_session, range(500, 595, 5))
+    a_session.waits(595)
+    keep_alive(a_session, range(595, 690, 5))
+    a_session.detach(690)
+    a_session.tick(900)
+    a_session.resume(Resume("s", "token", 0), "next", 901)
+    keep_alive(a_session, range(901, 990, 5))
+    with pytest.raises(SessionError, match="no audio and no gap for 100 s"):
+        keep_alive(a_session, range(990, 1010, 5))
+
+
 def test_a_client_that_has_used_up_its_window_waits_for_us_and_is_not_idle() -> None:
     a_session = session()
     for _ in range(10):

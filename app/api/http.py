@@ -55,6 +55,7 @@ class Limits(BaseModel):
 class Timers(BaseModel):
     start_timeout_seconds: float
     idle_timeout_seconds: float
+    silent_timeout_seconds: float
     send_timeout_seconds: float
     ping_interval_seconds: float
     ping_timeout_seconds: float

@@ -55,6 +55,7 @@ IDLE_WARNING = 0.75
 SESSION_LIMIT_WARNING_SECONDS = 60.0
 MAX_GIVEN_TOKENS = 8
 """That nobody has used yet."""
+FOR_EVER = float("inf")
 
 
 class Phase(Enum):
@@ -91,7 +92,10 @@ class Timers:
     """In seconds."""
 
     idle: float
+    """Without any frame."""
     max_session: float
+    silent: float = FOR_EVER
+    """Without audio or a gap, whatever else is said."""
 
 
 class Session:
@@ -136,6 +140,9 @@ class Session:
         self._window_bytes = self.format.offset(window_seconds * 1000)
         self._opened_at = now - age
         self._heard_at = now
+        self._spoke_at = now
+        self._spoke_to = self.received
+        """It had received so much at the last tick."""
         self._warned: set[str] = set()
         self._throttle: Throttle | None = None
         """What was told last of it, if anything."""
@@ -392,7 +399,8 @@ class Session:
         if self.received > self.link.acked[0]:
             self.link.ack_due = True
         if not self._is_the_clients_turn:
-            self.is_not_idle(now)
+            self.waits(now)
+        self._tick_silent(now)
         idle_for = now - self._heard_at
         if idle_for >= self._timers.idle:
             raise SessionError("idle_timeout", f"no frame for {self._timers.idle:g} s, the limit")
@@ -408,6 +416,24 @@ class Session:
         it waits for us."""
         listens = self.phase is Phase.LISTENING and self.link.attached
         return listens and self.received - self.transcript.settled + MAX_FRAME_BYTES < self._window_bytes
+
+    def waits(self, now: float) -> None:
+        """It is our turn: the client is neither idle nor silent."""
+        self.is_not_idle(now)
+        self._is_not_silent(now)
+
+    def _tick_silent(self, now: float) -> None:
+        if self.received != self._spoke_to:
+            self._is_not_silent(now)
+        limit, silent_for = self._timers.silent, now - self._spoke_at
+        if silent_for >= limit:
+            raise SessionError("idle_timeout", f"no audio and no gap for {limit:g} s, the limit, whatever else came")
+        if silent_for >= limit * IDLE_WARNING:
+            self._warn("silent", "no audio for some time: `keepalive` is not enough", limit - silent_for, code="idle")
+
+    def _is_not_silent(self, now: float) -> None:
+        self._spoke_at, self._spoke_to = now, self.received
+        self._warned.discard("silent")
 
     def is_not_idle(self, now: float) -> None:
         self._heard_at = now
@@ -427,10 +453,11 @@ class Session:
         if not self.ended:
             self.error = error
 
-    def _warn(self, code: str, message: str, left: float) -> None:
-        if code not in self._warned:
-            self._warned.add(code)
-            self.link.say(WarningMessage(code, message, max(0, round(left * 1000))))
+    def _warn(self, of: str, message: str, left: float, code: str | None = None) -> None:
+        """Once, till what it is a warning of has passed. `code`: where that is not the word for the client."""
+        if of not in self._warned:
+            self._warned.add(of)
+            self.link.say(WarningMessage(code or of, message, max(0, round(left * 1000))))
 
     # What is due ------------------------------------------------------------------------------
 
