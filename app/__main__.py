@@ -6,7 +6,7 @@ from fastapi import FastAPI
 from uvicorn import Config
 from uvicorn.supervisors import Multiprocess
 
-from app.api.server import GatewayServer, listen, uvicorn_config
+from app.api.server import GatewayServer, listen, raise_file_limit, uvicorn_config
 from app.garbage import collect_seldom
 from app.logs import set_up_log
 from app.settings import Settings, SettingsError, load_settings
@@ -24,6 +24,7 @@ def main() -> None:
 
 
 def run(settings: Settings) -> None:
+    raise_file_limit()
     if settings.workers > 1:
         _run_workers(settings)
         return

@@ -1,6 +1,6 @@
 """The service for a worker process, of `GATEWAY_WORKERS` or of uvicorn's own command:
 
-uvicorn --factory app.asgi:create --ws app.api.server:GatewayWebSocket --workers 4
+uvicorn --factory app.asgi:create --http app.api.door:DoorProtocol --ws app.api.server:GatewayWebSocket --workers 4
 """
 
 import multiprocessing
@@ -9,6 +9,7 @@ import sys
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 
+from app.api.server import raise_file_limit
 from app.garbage import collect_seldom
 from app.logs import set_up_log
 from app.main import create_app
@@ -26,5 +27,6 @@ def create() -> FastAPI:
     except (SettingsError, ValueError) as error:
         sys.stderr.write(f"captions gateway: {error}\n")
         sys.exit(STARTUP_FAILURE)
+    raise_file_limit()
     collect_seldom()
     return app

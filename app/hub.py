@@ -47,6 +47,8 @@ class HubLimits:
     """Audio that a client may be ahead of `ack.final`."""
     resume: float
     """How long a session waits for its client; 0: it ends with its socket."""
+    frame_bytes: int
+    """Largest audio frame."""
     needs_store: bool
     """While the store is away no new session is opened."""
 
@@ -147,7 +149,7 @@ class Hub:
             raise SessionError("start_timeout", f"no `start` within {self._limits.start:g} s") from None
         if isinstance(frame, bytes):
             raise SessionError("bad_order", "the first message must be `start` or `resume`, not audio")
-        match parse(frame):
+        match parse(frame, self._limits.frame_bytes):
             case Start() | Resume() as message:
                 return message
             case other:
@@ -198,6 +200,7 @@ class Hub:
             stored.events,
             timers=Timers(idle=limits.idle, max_session=limits.max_session, silent=limits.silent),
             window_seconds=limits.window,
+            max_frame_bytes=limits.frame_bytes,
             now=asyncio.get_running_loop().time(),
             age=max(0.0, self._wall_clock() - record.opened_at),
         )

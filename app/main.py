@@ -19,6 +19,7 @@ from app import __doc__ as description
 from app import drain
 from app.api import http, tokens, transcripts, ws
 from app.api.access import Access
+from app.api.limits import ConnectionLimits
 from app.auth.authenticator import Authenticator
 from app.auth.jwks import KeyFile, KeyUrl
 from app.auth.keys import ApiKeys
@@ -28,7 +29,7 @@ from app.auth.watched import FileError
 from app.core.audio import AudioFormat
 from app.core.breaker import Breaker
 from app.core.errors import SessionError, invalid
-from app.core.protocol import MAX_FRAME_BYTES, SUBPROTOCOL, Audio, SessionConfig
+from app.core.protocol import SUBPROTOCOL, Audio, SessionConfig
 from app.core.recognition import Event
 from app.core.session import Session
 from app.embedded import EmbeddedEmulator
@@ -68,7 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
     metrics = Metrics()
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
         asyncio.get_running_loop().set_exception_handler(on_loop_exception)
         async with AsyncExitStack() as stack:
             pool = Pool(
@@ -95,7 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.close = lambda: drain.close(registry)
             await stack.enter_async_context(sweeping(hub))
             stack.enter_context(before_the_end(lambda: drain.drain(registry, settings.drain_seconds)))
-            yield
+            yield {"limits": _connection_limits(settings)}
 
     app = FastAPI(
         title="Captions gateway",
@@ -334,7 +335,19 @@ def _hub_limits(settings: Settings) -> HubLimits:
         send=settings.send_timeout_seconds,
         window=settings.replay_seconds,
         resume=settings.resume_window_seconds,
+        frame_bytes=settings.max_frame_bytes,
         needs_store=settings.store_away == "refuse",
+    )
+
+
+def _connection_limits(settings: Settings) -> ConnectionLimits:
+    return ConnectionLimits(
+        request_seconds=settings.request_timeout_seconds,
+        head_bytes=settings.max_request_head_bytes,
+        body_bytes=settings.max_request_body_bytes,
+        waiting=settings.max_waiting_connections,
+        frame_bytes=settings.max_frame_bytes,
+        messages_per_second=settings.max_messages_per_second,
     )
 
 
@@ -353,7 +366,7 @@ def _public_config(
         sample_rate_hertz={"min": 8000, "max": 48000},
         sample_recording=has_sample,
         limits=http.Limits(
-            max_frame_bytes=MAX_FRAME_BYTES,
+            max_frame_bytes=settings.max_frame_bytes,
             max_sessions=settings.max_sessions,
             window_seconds=settings.replay_seconds,
             max_session_seconds=settings.max_session_seconds,

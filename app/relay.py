@@ -167,7 +167,7 @@ class Relay:
 
     async def _obey(self, text: str) -> None:
         session = self.live.session
-        match parse(text):
+        match parse(text, session.max_frame_bytes):
             case AudioMessage() as message:
                 await self._send(session.receive_audio_message(message))
             case Gap() as gap if session.receive_gap(gap):

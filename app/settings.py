@@ -133,6 +133,25 @@ class Settings(BaseSettings):
         10, gt=0, description="After a ping, a client without any byte for so long is dead."
     )
 
+    max_frame_bytes: int = Field(
+        65_536, ge=1024, le=1_048_576, description="Largest audio frame; a text frame may have twice as much."
+    )
+    max_messages_per_second: int = Field(
+        500, ge=50, description="WebSocket frames of any kind; a client that sends more is read no faster."
+    )
+    request_timeout_seconds: float = Field(
+        10, gt=0, description="Time for a whole request, from the connection's begin; then 408."
+    )
+    max_request_head_bytes: int = Field(
+        16_384, ge=1024, le=1_048_576, description="Request line and headers; more is refused with 431."
+    )
+    max_request_body_bytes: int = Field(
+        65_536, ge=1024, le=16_777_216, description="Body of a request; more is refused with 413."
+    )
+    max_waiting_connections: int = Field(
+        500, ge=10, description="Connections without a whole request; over it, who has waited longest is closed."
+    )
+
     chunk_ms: int = Field(100, ge=10, le=250, description="Small frames are gathered to so many milliseconds of audio.")
     queue_seconds: float = Field(
         2, ge=0.5, le=30, description="Audio that waits to go upstream before the client has to."

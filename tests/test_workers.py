@@ -116,7 +116,8 @@ async def test_workers_without_a_shared_store_are_refused_at_the_start(tmp_path:
 def uvicorn_command(port: int, count: int) -> list[str]:
     web_socket = "app.api.server:GatewayWebSocket"
     return [
-        *["uvicorn", "--factory", "app.asgi:create", "--ws", web_socket],
+        *["uvicorn", "--factory", "app.asgi:create"],
+        *["--http", "app.api.door:DoorProtocol", "--ws", web_socket],
         *["--port", str(port), "--workers", str(count), "--log-level", "warning"],
     ]
 

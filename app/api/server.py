@@ -7,6 +7,7 @@ make it hold is bounded.
 """
 
 import asyncio
+import resource
 import socket
 import sys
 from collections.abc import Callable
@@ -18,26 +19,22 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 
-from app.api.door import DoorProtocol
-from app.core.errors import SessionError
-from app.core.protocol import MAX_FRAME_BYTES, MAX_TEXT_BYTES, error_message, serialize
+from app.api.door import ABORT_SECONDS, DoorProtocol
+from app.api.limits import ConnectionLimits
+from app.api.pace import Pace
+from app.api.refusals import MAX_PIECES, parser_errors, rejection
+from app.core.protocol import error_message, max_text_bytes, serialize
 
-ABORT_SECONDS = 3.0
-"""A close that the peer does not answer ends in an abort after so long."""
 GRACE_SECONDS = 10
 LOOK_AGAIN_SECONDS = 0.05
 """After a stall of ours a timer comes before what the peer said in time: it is read within this."""
-MAX_PIECES = 256
-"""Of one message: the parser counts their bytes, and so takes empty ones without end."""
 MAX_UNREAD_BYTES = 1024 * 1024
 """Pongs do not wait for a peer that never reads."""
-_PARSER_ERRORS = {
-    1007: SessionError("bad_json", "a text frame must be UTF-8"),
-    1009: SessionError(
-        "frame_too_large",
-        f"the limits of one frame are {MAX_FRAME_BYTES} bytes of audio, {MAX_TEXT_BYTES} of text, {MAX_PIECES} pieces",
-    ),
-}
+MAX_FILES = 1024 * 1024
+"""Where the hard limit is higher still, or there is none."""
+SLICE_BYTES = 2048
+FRAMES_A_TURN = 32
+"""Of what came at once so much is taken in one turn of the loop, a slice more at most: 64 kB may hold 10,000 frames."""
 
 
 class GatewayWebSocket(WebSocketsSansIOProtocol):
@@ -48,22 +45,99 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
     """For the pong of this ping."""
     failed = False
     """The peer broke the WebSocket protocol: what still comes is read and dropped."""
+    _rest = b""
+    """What has come and is not taken: it waits for the next turn, for the client's pace, and for the application."""
+    _turn: asyncio.Handle | None = None
+    """When more is taken."""
+    _now = 0.0
+    """When this turn began."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.gone = asyncio.Event()
+        self._limits: ConnectionLimits = self.app_state["limits"]
+        self._pace = Pace(self._limits.messages_per_second, self.loop.time())
+        conn: Any = self.conn
+        conn.max_message_size = max_text_bytes(self._limits.frame_bytes)
+        conn.reject = rejection
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self._drop_rest()
         self.gone.set()
 
+    # What comes in ----------------------------------------------------------------------------
+
     def data_received(self, data: bytes) -> None:
-        self.heard_at = self.loop.time()
+        self.heard_at = self._now = self.loop.time()
         if self.failed:
             return
-        super().data_received(data)
-        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+        if self._is_held:  # uvicorn lets it come, to hear the end
+            self._rest += data
+            self.transport.pause_reading()
+        else:
+            self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        """As uvicorn's `data_received`, slice by slice, till it is enough for this turn."""
+        conn, taken = self.conn, 0
+        for at in range(0, len(data), SLICE_BYTES):
+            conn.receive_data(data[at : at + SLICE_BYTES])
+            if conn.parser_exc is not None:
+                self.handle_parser_exception()
+                return
+            if not conn.events:
+                continue
+            taken += (count := len(conn.events))
+            self.handle_events()
+            if self._pace.spend(count, self._now) > 0 or taken > FRAMES_A_TURN:
+                self._hold(data[at + SLICE_BYTES :])
+                return
+        if not self.handshake_initiated and conn.handshake_exc is not None:
             self._fail()
+
+    @property
+    def _is_held(self) -> bool:
+        return self._turn is not None or bool(self._rest)
+
+    def _hold(self, rest: bytes) -> None:
+        if not (self.failed or self.transport.is_closing()):
+            self._rest = rest
+            self.transport.pause_reading()
+            self._take_later()
+
+    def _take_later(self) -> None:
+        """At once where the end is near: the client's answer to our close stands behind the rest."""
+        if self._turn is not None:
+            self._turn.cancel()
+        wait = 0.0 if self.close_sent else self._pace.wait(self.loop.time())
+        self._turn = self.loop.call_later(wait, self._go_on) if wait > 0 else self.loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        self._turn = None
+        if self.read_paused:
+            return  # `receive` says when
+        self._now = self.loop.time()
+        rest, self._rest = self._rest, b""
+        self._take(rest)
+        if not (self._is_held or self.read_paused or self.failed or self.transport.is_closing()):
+            self.transport.resume_reading()
+
+    def _drop_rest(self) -> None:
+        self._rest = b""
+        if self._turn is not None:
+            self._turn.cancel()
+            self._turn = None
+
+    async def receive(self) -> Any:
+        message = await self.queue.get()
+        if self.read_paused and self.queue.empty():
+            self.read_paused = False
+            if not self._is_held:
+                self.transport.resume_reading()
+            elif self._turn is None:
+                self._take_later()
+        return message
 
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
@@ -93,7 +167,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         super().send_keepalive_ping()
 
     def keepalive_timeout(self) -> None:
-        if self.heard_at > self.ping_sent_at or self.read_paused:
+        if self.heard_at > self.ping_sent_at or self.read_paused or self._is_held:
             self.pong_timer = None
             self.pending_ping_payload = None
             self.schedule_ping()
@@ -110,7 +184,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         close = self.conn.close_sent
         if close is not None and not self.close_sent:
             self.queue.put_nowait({"type": "websocket.disconnect", "code": close.code, "reason": close.reason})
-            if error := _PARSER_ERRORS.get(close.code):
+            if error := parser_errors(self._limits.frame_bytes).get(close.code):
                 told = Frame(Opcode.TEXT, serialize(error_message(error)).encode())
                 self.transport.write(told.serialize(mask=False))
         self._fail()
@@ -119,17 +193,23 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.close":
             self._abort_later()
+            if self._is_held:
+                self._take_later()
         elif message["type"] == "websocket.http.response.body" and not message.get("more_body"):
             self.handshake_complete = True  # else uvicorn logs a refusal as an error of the application
 
     def _fail(self) -> None:
         """Half-closes and goes on reading: to close while bytes still come is a reset, and nobody reads why."""
         self.failed = self.close_sent = True
-        self.transport.write(b"".join(self.conn.data_to_send()))
+        last_words = b"".join(self.conn.data_to_send())
+        if not (last_words or self.handshake_initiated):
+            last_words = rejection(400, "this is no WebSocket handshake").serialize()
+        self.transport.write(last_words)
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        if self.read_paused:
-            self.read_paused = False
+        self.read_paused = False
+        self._drop_rest()
+        if not self.transport.is_closing():
             self.transport.resume_reading()
         self._abort_later()
 
@@ -137,6 +217,14 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         if self.close_timer is not None:
             self.close_timer.cancel()
         self.close_timer = self.loop.call_later(ABORT_SECONDS, self.transport.abort)
+
+
+def raise_file_limit() -> None:
+    """Each connection takes a descriptor, and the usual soft limit, 1024, is for who cannot take more."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = MAX_FILES if hard == resource.RLIM_INFINITY else min(hard, MAX_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -184,7 +272,6 @@ def uvicorn_config(
         loop="uvloop",
         http=DoorProtocol,
         ws=GatewayWebSocket,
-        ws_max_size=MAX_TEXT_BYTES,
         ws_ping_interval=ping_interval,
         ws_ping_timeout=ping_timeout,
         ws_per_message_deflate=False,

@@ -14,9 +14,7 @@ from app.core.explain import explain
 
 SUBPROTOCOL = "stt.v1"
 MAX_FRAME_BYTES = 65_536
-"""Largest binary frame, and largest decoded `audio.content` (docs/protocol.md)."""
-MAX_TEXT_BYTES = 131_072
-"""Largest text frame: `MAX_FRAME_BYTES` of audio in base64 (4/3) and room for the rest of the JSON."""
+"""Largest binary frame, and largest decoded `audio.content`, where no other is set (docs/protocol.md)."""
 
 Encoding = Literal["LINEAR16", "MULAW", "ALAW"]
 GapReason = Literal["overflow", "muted", "interrupted"]
@@ -294,12 +292,16 @@ def error_message(error: SessionError, session_id: str | None = None) -> Error:
     )
 
 
-def parse(text: str) -> ClientMessage:
+def max_text_bytes(max_frame_bytes: int) -> int:
+    """Of a text frame: so much audio in base64 (4/3) and room for the rest of the JSON."""
+    return 2 * max_frame_bytes
+
+
+def parse(text: str, max_frame_bytes: int = MAX_FRAME_BYTES) -> ClientMessage:
     """One message of a client. Raises SessionError that names the field, its value and what is allowed."""
-    if len(text) > MAX_TEXT_BYTES:
-        raise SessionError(
-            "frame_too_large", f"a text frame of {len(text)} characters is over the limit of {MAX_TEXT_BYTES}"
-        )
+    limit = max_text_bytes(max_frame_bytes)
+    if len(text) > limit:
+        raise SessionError("frame_too_large", f"a text frame of {len(text)} characters is over the limit of {limit}")
     try:
         message: ClientMessage = _decoder.decode(text)
     except msgspec.ValidationError as error:

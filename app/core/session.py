@@ -108,11 +108,13 @@ class Session:
         *,
         timers: Timers,
         window_seconds: float,
+        max_frame_bytes: int = MAX_FRAME_BYTES,
         now: float,
         age: float = 0.0,
     ) -> None:
         """As the record says, with all its events: a new session, or one that was elsewhere. `age`: seconds."""
         self.id = record.session_id
+        self.max_frame_bytes = max_frame_bytes
         self.principal = record.principal
         self.config = record.config
         self.epoch = record.epoch
@@ -192,7 +194,7 @@ class Session:
 
     def started(self, resume_token: str, resume_window_ms: int) -> None:
         limits = Limits(
-            max_frame_bytes=MAX_FRAME_BYTES,
+            max_frame_bytes=self.max_frame_bytes,
             window_bytes=self._window_bytes,
             idle_timeout_ms=round(self._timers.idle * 1000),
             max_session_ms=round(self._timers.max_session * 1000),
@@ -324,9 +326,9 @@ class Session:
         """A binary frame. Returns what of it counts."""
         if not self.takes("audio"):
             return b""
-        if len(audio) > MAX_FRAME_BYTES:
+        if len(audio) > self.max_frame_bytes:
             raise SessionError(
-                "frame_too_large", f"an audio frame of {len(audio)} bytes is over the limit of {MAX_FRAME_BYTES}"
+                "frame_too_large", f"an audio frame of {len(audio)} bytes is over the limit of {self.max_frame_bytes}"
             )
         self.received += len(audio)
         return audio
@@ -415,7 +417,8 @@ class Session:
         """Not after `stop`, not while it is away, and not while it has used up its window, give or take a frame: then
         it waits for us."""
         listens = self.phase is Phase.LISTENING and self.link.attached
-        return listens and self.received - self.transcript.settled + MAX_FRAME_BYTES < self._window_bytes
+        slack = min(self.max_frame_bytes, self._window_bytes // 2)
+        return listens and self.received - self.transcript.settled + slack < self._window_bytes
 
     def waits(self, now: float) -> None:
         """It is our turn: the client is neither idle nor silent."""
