@@ -14,11 +14,13 @@ import httpx
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp
 
 from app import __doc__ as description
 from app import drain
-from app.api import http, tokens, transcripts, ws
+from app.api import docs, http, tokens, transcripts, ws
 from app.api.access import Access
+from app.api.headers import SecureResponses
 from app.api.limits import ConnectionLimits
 from app.auth.authenticator import Authenticator
 from app.auth.jwks import KeyFile, KeyUrl
@@ -98,14 +100,16 @@ def create_app(settings: Settings) -> FastAPI:
             stack.enter_context(before_the_end(lambda: drain.drain(registry, settings.drain_seconds)))
             yield {"limits": _connection_limits(settings)}
 
-    app = FastAPI(
+    app = SecureApp(
         title="Captions gateway",
         description=description or "",
         version="0.1.0",
+        openapi_url=None,  # our own routes, for who may, and the page names what it may load
+        redirect_slashes=False,  # a redirect would go wherever the request's Host says
         lifespan=lifespan,
-        openapi_url=None,  # our own route, for who may
     )
     app.include_router(http.router)
+    app.include_router(docs.router)
     app.include_router(transcripts.router)
     app.include_router(tokens.router)
     app.include_router(ws.router)
@@ -118,6 +122,12 @@ def create_app(settings: Settings) -> FastAPI:
     app.state.page_files = http.load_page()
     app.state.public_config = _public_config(settings, dialect, codes, has_sample=recording is not None)
     return app
+
+
+class SecureApp(FastAPI):
+    def build_middleware_stack(self) -> ASGIApp:
+        """Middleware that is added comes inside of what answers an exception."""
+        return SecureResponses(super().build_middleware_stack())
 
 
 async def _upstream_trouble(pool: Pool, breaker: Breaker) -> str | None:

@@ -19,7 +19,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
 from app import drain
-from app.api import http, ws
+from app.api import docs, http, ws
 from app.core.protocol import MAX_FRAME_BYTES
 from app.main import create_app
 from app.settings import Settings
@@ -296,7 +296,7 @@ async def test_a_websocket_at_another_path_is_not_found(gateway: Gateway) -> Non
 def test_every_route_is_a_coroutine() -> None:
     """A plain function would run in a thread pool."""
     app = create_app(Settings(upstream="grpc://127.0.0.1:1"))
-    routes = [route for router in (app.router, http.router, ws.router) for route in router.routes]
+    routes = [route for router in (app.router, http.router, docs.router, ws.router) for route in router.routes]
     endpoints = {route.path: route.endpoint for route in routes if isinstance(route, Route | WebSocketRoute)}
     assert {"/", "/healthz", "/readyz", "/config", "/ws/transcribe", "/docs", "/openapi.json"} <= set(endpoints)
     for path, endpoint in endpoints.items():

@@ -6,12 +6,11 @@ from pathlib import Path
 import msgspec
 from fastapi import APIRouter, Depends, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from app.api.access import asks_for_config, asks_for_docs, asks_for_metrics
+from app.api.access import asks_for_config, asks_for_metrics
 from app.core.errors import SessionError, invalid
 from app.core.protocol import error_message
 from app.hub import Hub
@@ -110,16 +109,6 @@ async def config(request: Request) -> PublicConfig:
     """The effective public settings."""
     public: PublicConfig = request.app.state.public_config
     return public
-
-
-@router.get("/openapi.json", include_in_schema=False, dependencies=[Depends(asks_for_docs)])
-async def openapi(request: Request) -> JSONResponse:
-    return JSONResponse(request.app.openapi())
-
-
-@router.get("/docs", include_in_schema=False, dependencies=[Depends(asks_for_docs)])
-async def docs(request: Request) -> HTMLResponse:
-    return get_swagger_ui_html(openapi_url="openapi.json", title=request.app.title)
 
 
 @router.get(
