@@ -77,7 +77,13 @@ def create_app(settings: Settings) -> FastAPI:
             pool = Pool(
                 await _connector(settings, access, stack),
                 dialect.client,
-                PoolLimits(settings.streams_per_channel, settings.max_channels, settings.admission_seconds),
+                PoolLimits(
+                    settings.streams_per_channel,
+                    settings.max_channels,
+                    settings.admission_seconds,
+                    streams=settings.upstream_streams,
+                    starts_per_minute=settings.upstream_starts_per_minute,
+                ),
             )
             stack.push_async_callback(pool.close)
             await pool.answers(READY_SECONDS)
@@ -133,7 +139,7 @@ class SecureApp(FastAPI):
 async def _upstream_trouble(pool: Pool, breaker: Breaker) -> str | None:
     """For /readyz: why no new session could be heard now."""
     if pool.full:
-        return f"full: all {pool.places} streams to the upstream are taken"
+        return f"full: {pool.why_full}"
     if failing := breaker.says(asyncio.get_running_loop().time()):
         return f"upstream: Speech-to-Text fails: {failing}"
     return None if await pool.answers(READY_SECONDS) else "upstream: Speech-to-Text does not answer"

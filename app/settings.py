@@ -187,6 +187,17 @@ class Settings(BaseSettings):
     )
     streams_per_channel: int = Field(90, ge=1, le=100, description="Streams on one connection (Google's cap is 100).")
     max_channels: int = Field(10, ge=1, description="Connections to the upstream; more are opened as they are needed.")
+    upstream_streams: int = Field(
+        300,
+        ge=1,
+        description="This process's share of the streams that the upstream allows (Google v2: 300 for each region). "
+        "A tenth is kept for sessions that run already.",
+    )
+    upstream_starts_per_minute: int = Field(
+        900,
+        ge=1,
+        description="The same of streams opened in a minute (Google v1: 900).",
+    )
     admission_seconds: float = Field(
         10, gt=0, description="When every stream is taken, a new session waits so long; then it is refused: overloaded."
     )

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from app.speech import pool as pool_module
+from app.speech import starts
 from app.speech.pool import CHANNEL_OPTIONS, NoPlace, Pool, PoolLimits
 from app.speech.v2 import SpeechV2
 from tests.gateway import START, Client, run_gateway
@@ -88,6 +89,78 @@ async def test_who_finds_no_place_waits_and_running_sessions_come_first(upstream
         lease.release()
         await asyncio.gather(*waiting)
         assert came == ["running", "new 1", "new 2"]
+
+
+async def test_a_tenth_of_the_upstreams_streams_is_for_sessions_that_run(upstream: ScriptedUpstream) -> None:
+    """A new session waits; the next leg of one that runs does not, also while new ones wait."""
+    async with a_pool(upstream, streams=20, wait=60) as pool:
+        leases = [await pool.acquire(running=False) for _ in range(18)]
+        assert pool.full
+        assert pool.why_full == "all 18 of 20 (the rest is for sessions that run) streams to the upstream are taken"
+        new = asyncio.create_task(pool.acquire(running=False))
+        await asyncio.sleep(0)
+        running = [await pool.acquire(running=True) for _ in range(2)]
+        assert pool.why_full == "all 20 streams to the upstream are taken"
+        last = asyncio.create_task(pool.acquire(running=True))
+        await asyncio.sleep(0)
+        running[0].release()
+        await last
+        running[1].release()
+        await asyncio.sleep(0)
+        assert not new.done(), "what was freed is kept"
+        for lease in leases[:2]:
+            lease.release()
+        await new
+
+
+async def test_a_tenth_of_the_upstreams_starts_is_for_sessions_that_run(upstream: ScriptedUpstream) -> None:
+    async with a_pool(upstream, starts_per_minute=20, wait=0.3) as pool:
+        for _ in range(18):
+            (await pool.acquire(running=False)).release()
+        said = "18 streams to the upstream were opened within a minute, and no other may be in 0.3 s"
+        with pytest.raises(NoPlace, match=said):
+            await pool.acquire(running=False)
+        assert pool.full
+        assert pool.legs == 0, "who gives up leaves no place behind"
+        for _ in range(2):
+            (await pool.acquire(running=True)).release()
+        with pytest.raises(NoPlace, match="20 streams to the upstream were opened within a minute"):
+            await pool.acquire(running=True)
+        while pool.full:  # nobody waits any more
+            await asyncio.sleep(0.01)
+
+
+async def test_who_waits_for_a_start_gets_the_next_one(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starts, "MINUTE", 1)
+    async with a_pool(upstream, starts_per_minute=2, wait=60) as pool:
+        for _ in range(5):
+            (await pool.acquire(running=True)).release()
+
+
+async def test_a_new_session_waits_in_sight_for_a_start_and_is_then_refused_by_name(
+    upstream: ScriptedUpstream,
+) -> None:
+    limits = {"upstream_starts_per_minute": 1, "admission_seconds": 1}
+    async with (
+        run_gateway(upstream=f"grpc://{upstream.address}", **limits, **PATIENT) as gateway,
+        Client.connect(gateway) as first,
+        Client.connect(gateway) as second,
+    ):
+        await first.say(START, bytes(3200))
+        await upstream.called(1)
+        await second.say(START, bytes(3200))
+        warning = await second.hear("warning")
+        assert warning["code"] == "upstream_retrying"
+        assert "1 streams to the upstream were opened within a minute" in warning["message"]
+        reason = (await gateway.get("/readyz")).json()["reason"]
+        assert reason == "full: 1 streams to the upstream were opened within a minute"
+        error = await second.hear("error")
+        assert (error["code"], error["retryable"]) == ("overloaded", True)
+        assert error["message"].startswith("1 streams to the upstream were opened within a minute")
+        await first.say({"type": "stop"})
+        assert (await first.hear("stopped"))["audio_ms"] == 100
 
 
 async def test_who_waits_too_long_is_told_the_limit(upstream: ScriptedUpstream) -> None:
@@ -229,7 +302,7 @@ async def test_300_sessions_on_connections_of_100_streams_none_behind_another() 
 
     async with ScriptedUpstream(counted, max_streams=100) as upstream:
         address = f"grpc://{upstream.address}"
-        async with run_gateway(upstream=address, max_sessions=400, **PATIENT) as gateway:
+        async with run_gateway(upstream=address, max_sessions=400, upstream_streams=400, **PATIENT) as gateway:
             async with AsyncExitStack() as stack:
                 clients = []
                 for _ in range(everybody):

@@ -247,7 +247,7 @@ class Legs:
             self.cut(now)
         for leg in [*self._legs.values(), *self._roster.retired]:
             if not leg.has_place and now - leg.opened_at >= PATIENCE_SECONDS:
-                self._retry.tell(f"all {self._pool.places} streams to the upstream are taken", self._pool.wait_seconds)
+                self._retry.tell(self._pool.why_full, self._pool.wait_seconds)
             elif error := self._watchdog.bites(leg, now, self._handover.taken, newest=leg is self._newest):
                 leg.give_up(error)
             elif leg.took_audio and not leg.ended:

@@ -3,6 +3,9 @@
 Every channel has a connection of its own (`grpc.use_local_subchannel_pool`; channels with equal arguments would share
 one). The next one is opened before the others are full, so that it is connected when it is needed; one that stays empty
 is closed. When every channel is full, legs wait in line: those of sessions that run already come first.
+
+The upstream's own quota is kept too: so many streams at a time, so many starts a minute. A part of both is kept for
+sessions that run already, whose next leg cannot wait: a new session can, in sight.
 """
 
 import asyncio
@@ -13,6 +16,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from app.speech.dialect import Client
+from app.speech.starts import LOOK_AGAIN_SECONDS, Starts, for_new_sessions
 
 CHANNEL_OPTIONS = (
     ("grpc.use_local_subchannel_pool", 1),
@@ -34,7 +38,7 @@ EMPTY_SECONDS = 60.0
 
 
 class NoPlace(Exception):
-    """Every stream that may be open is open, and none ended in time."""
+    """Every stream that may be open is open, and none ended in time; or too many were opened just now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,10 @@ class PoolLimits:
     max_channels: int = 10
     wait: float = 10.0
     """Seconds that a leg waits for a place."""
+    streams: int | None = None
+    """The upstream's own bound on legs; none where it has none."""
+    starts_per_minute: int | None = None
+    """The upstream's own, too."""
 
 
 @dataclass(slots=True, eq=False)
@@ -83,9 +91,9 @@ class _Line:
     def __len__(self) -> int:
         return len(self.running) + len(self.first)
 
-    def call_next(self) -> bool:
-        """Whether there was anybody to call."""
-        for line in (self.running, self.first):
+    def call_next(self, *, first: bool) -> bool:
+        """Whether there was anybody to call; `first`: first legs too."""
+        for line in (self.running, self.first) if first else (self.running,):
             while line:
                 turn = line.popleft()
                 if not turn.cancelled():  # else who waited is leaving, and has not run yet to say so
@@ -108,6 +116,7 @@ class Pool:
         self._limits = limits
         self._members: list[_Member] = []
         self._line = _Line()
+        self._starts = Starts(limits.starts_per_minute)
         self._called = 0
         """Places that are kept for those who were called and have not come yet."""
         self._closing: set[asyncio.Task[None]] = set()
@@ -119,7 +128,14 @@ class Pool:
     @property
     def places(self) -> int:
         """Legs that there may be."""
-        return self._limits.streams_per_channel * self._limits.max_channels
+        channels = self._limits.streams_per_channel * self._limits.max_channels
+        return channels if self._limits.streams is None else min(channels, self._limits.streams)
+
+    @property
+    def places_for_first(self) -> int:
+        """Of those, for sessions that had none before."""
+        streams = self._limits.streams
+        return self.places if streams is None else min(self.places, for_new_sessions(streams))
 
     @property
     def wait_seconds(self) -> float:
@@ -132,14 +148,47 @@ class Pool:
 
     @property
     def full(self) -> bool:
-        return self.legs >= self.places
+        """A new session would have to wait."""
+        return self.legs >= self.places_for_first or self._starts.exhausted is not None
+
+    @property
+    def why_full(self) -> str:
+        """In words, which name the limit."""
+        starts = self._starts.exhausted
+        if starts is not None and self.legs < self.places_for_first:
+            return f"{starts} streams to the upstream were opened within a minute"
+        taken = self.places if self.legs >= self.places else self.places_for_first
+        kept = "" if taken == self.places else f" of {self.places} (the rest is for sessions that run)"
+        return f"all {taken}{kept} streams to the upstream are taken"
 
     async def acquire(self, *, running: bool) -> Lease:
         """A place, on the fullest channel that has one, so that the others can run empty. `running`: for a session that
         had a leg before. Raises NoPlace. Cancelling is safe."""
-        if self._line or self.legs + self._called >= self.places:
+        until = asyncio.get_running_loop().time() + self._limits.wait
+        if not self._has_place(running=running):
             await self._wait(self._line.running if running else self._line.first)
-        return self._lease()
+        lease = self._lease()
+        try:
+            await self._begin(until, running=running)
+        except BaseException:
+            lease.release()
+            raise
+        return lease
+
+    def _has_place(self, *, running: bool) -> bool:
+        """And nobody is in line before it."""
+        if running:
+            return not self._line.running and self.legs + self._called < self.places
+        return not self._line and self.legs + self._called < self.places_for_first
+
+    async def _begin(self, until: float, *, running: bool) -> None:
+        """Waits until one more may be opened. Who waits has its place already: none is free then but for those who do
+        not wait here."""
+        clock = asyncio.get_running_loop().time
+        while not await self._starts.may_begin(running=running):
+            if clock() >= until:
+                raise NoPlace(f"{self.why_full}, and no other may be in {self._limits.wait:g} s")
+            await asyncio.sleep(LOOK_AGAIN_SECONDS)
 
     async def _wait(self, line: deque[asyncio.Future[None]]) -> None:
         turn = asyncio.get_running_loop().create_future()
@@ -150,9 +199,7 @@ class Pool:
         except TimeoutError:
             if turn.cancelled():
                 _leave(line, turn)
-                raise NoPlace(
-                    f"all {self.places} streams to the upstream are taken, and none ended in {self._limits.wait:g} s"
-                ) from None
+                raise NoPlace(f"{self.why_full}, and none ended in {self._limits.wait:g} s") from None
         except asyncio.CancelledError:
             if turn.cancelled():
                 _leave(line, turn)
@@ -188,7 +235,9 @@ class Pool:
         member.closing = asyncio.get_running_loop().call_later(EMPTY_SECONDS, self._shrink, member)
 
     def _call_next(self) -> None:
-        self._called += self._line.call_next()
+        taken = self.legs + self._called
+        if taken < self.places:
+            self._called += self._line.call_next(first=taken < self.places_for_first)
 
     def _shrink(self, member: _Member) -> None:
         """The last channel stays."""
@@ -226,6 +275,7 @@ class Pool:
             await member.channel.close()
         self._members.clear()
         await asyncio.gather(*self._closing)
+        await self._starts.close()
 
 
 def _leave(line: deque[asyncio.Future[None]], turn: asyncio.Future[None]) -> None:
