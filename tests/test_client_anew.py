@@ -265,6 +265,41 @@ async def test_a_refusal_for_good_ends_it(close_code: int, code: str) -> None:
             await everything(transcriber)
 
 
+@pytest.mark.parametrize("renewed_in", [{}, {"retry_after_ms": 60_001}, {"retry_after_ms": 2_592_000_000}])
+async def test_a_budget_that_is_not_renewed_soon_ends_it(renewed_in: dict[str, Any]) -> None:
+    """Nobody waits for next month; what was final was told."""
+
+    async def first(peer: Peer) -> None:
+        await peer.accept()
+        await peer.final(1, "one")
+        await peer.fail(4429, "budget_exhausted", retryable=True, **renewed_in)
+
+    async with scripted(in_turn(first)) as url, Transcriber(url, CONFIG) as transcriber:
+        messages = transcriber.messages()
+        assert texts([await anext(messages)]) == ["one"]
+        with pytest.raises(GatewayError, match="budget_exhausted"):
+            await anext(messages)
+
+
+async def test_a_budget_that_is_renewed_soon_is_waited_for() -> None:
+    """The session is over: a new one goes on."""
+
+    async def first(peer: Peer) -> None:
+        await peer.accept()
+        await peer.fail(4429, "budget_exhausted", retryable=True, retry_after_ms=50)
+
+    async def second(peer: Peer) -> None:
+        await peer.accept("s2")
+        await peer.hear_until("stop")
+        await peer.stopped(1)
+
+    over = in_turn(first, lambda peer: refuses_as(peer, 4410, "session_ended"), second)
+    async with scripted(over) as url, Transcriber(url, CONFIG) as transcriber:
+        await transcriber.stop()
+        await everything(transcriber)
+    assert transcriber.sessions == 2
+
+
 @pytest.mark.parametrize("close_code", [1003, 1007, 4400, 4401, 4403, 4409])
 async def test_a_close_code_for_good_ends_it_without_an_error_too(close_code: int) -> None:
     async def script(peer: Peer) -> None:

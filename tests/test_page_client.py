@@ -13,7 +13,7 @@ import pytest
 from tests.flaky import Flaky, flaky
 from tests.gateway import Gateway, run_gateway
 from tests.node_client import NODE, NodeClient, node_client
-from tests.scripted import Peer, scripted
+from tests.scripted import Peer, in_turn, scripted
 from tests.test_seams import names_samples, sound
 from tests.upstream import ScriptedUpstream
 
@@ -493,6 +493,44 @@ async def test_a_refusal_that_is_for_good_is_told(network: Flaky, tmp_path: Path
         assert failed["code"] == "invalid_config"
         assert failed["param"].startswith("language_codes")
     assert network.connections == 1
+
+
+@pytest.mark.parametrize("renewed_in", [{}, {"retry_after_ms": 60_001}, {"retry_after_ms": 2_592_000_000}])
+async def test_a_budget_that_is_not_renewed_soon_is_the_end(tmp_path: Path, renewed_in: dict[str, Any]) -> None:
+    """Nobody waits for next month, and no timer of a browser could."""
+
+    async def script(peer: Peer) -> None:
+        await peer.accept()
+        await peer.final(1, "0")
+        await peer.fail(4429, "budget_exhausted", retryable=True, **renewed_in)
+
+    async with scripted(in_turn(script)) as url, node_client(url, tmp_path, timing=QUICK) as client:
+        await client.until(lambda: client.states[-1:] == ["failed"])
+        assert client.states == ["connecting", "live", "failed"]
+        assert len(client.told("final")) == 1
+
+
+async def test_a_budget_that_is_renewed_soon_is_waited_for(tmp_path: Path) -> None:
+    """The session is over: a new one goes on."""
+
+    async def first(peer: Peer) -> None:
+        await peer.accept()
+        await peer.fail(4429, "budget_exhausted", retryable=True, retry_after_ms=50)
+
+    async def over(peer: Peer) -> None:
+        await peer.resume()
+        await peer.fail(4410, "session_ended")
+
+    async def second(peer: Peer) -> None:
+        await peer.accept("s2")
+        await peer.hear_until("stop")
+        await peer.stopped(1)
+
+    async with scripted(in_turn(first, over, second)) as url:
+        async with node_client(url, tmp_path, timing=QUICK) as client:
+            await client.until(lambda: client.states.count("live") == 2)
+            await client.call("stop")
+            assert client.states == ["connecting", "live", "reconnecting", "live", "stopped"]
 
 
 async def test_who_leaves_ends_the_session(lasting: Gateway, network: Flaky, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ GONE, GONE_CLOSES = {"session_unknown", "session_ended", "resume_window_expired"
 LEAVING, LEAVING_CLOSES = {"restarting", "going_away"}, {1001, 1012}
 FOR_GOOD_CLOSES = {1003, 1007, 1009, 4400, 4401, 4403, 4409}
 """docs/protocol.md, "Close codes": to try again would not help."""
+BUDGET_WAIT_SECONDS = 60.0
+"""A budget that is renewed later than this is the end of a transcription: nobody waits for next month."""
 
 
 class TranscriberError(Exception):
@@ -86,6 +88,8 @@ def is_for_good(failure: TranscriberError) -> bool:
     match failure:
         case _ if is_gone(failure) or isinstance(failure, UnreachableError):
             return False
+        case GatewayError(code="budget_exhausted"):
+            return not 0 < retry_after(failure) <= BUDGET_WAIT_SECONDS
         case GatewayError():
             # where there was a gateway a moment ago, a 404 of somebody else's means that it is being replaced
             return not failure.retryable and failure.code != "http_404"

@@ -36,6 +36,9 @@ const TIMING = {
   keepalive: 15_000, // well under the gateway's idle timeout
 };
 
+/** In milliseconds: a budget that is renewed later than this is the end. Nobody waits for next month. */
+const BUDGET_WAIT = 60_000;
+
 /** Close codes that say the same as an `error` that is not `retryable`. */
 const FOR_GOOD = new Set([4400, 4401, 4403]);
 
@@ -452,8 +455,9 @@ export class CaptionsClient {
   }
 
   /** With the same session. */
-  #mayTryAgain({ code, retryable }) {
+  #mayTryAgain({ code, retryable, retry_after_ms }) {
     if (code === "superseded") return true; // by an earlier attempt of our own: nobody else has the token
+    if (code === "budget_exhausted") return retry_after_ms > 0 && retry_after_ms <= BUDGET_WAIT;
     return retryable || (code === "token_expired" && typeof this.#token === "function");
   }
 
