@@ -13,6 +13,8 @@ from app.core.protocol import Resume, SessionConfig, Start, parse
 from app.core.record import Record, fingerprint
 from app.core.session import Session, Timers
 from app.live import Live, Meter, Recognize
+from app.quota.account import Account
+from app.quota.quota import Quota
 from app.registry import Registry
 from app.relay import Disconnected, Relay, Socket, refuse
 from app.store import StoreAwayError, StoreBehindError, Stored
@@ -62,6 +64,7 @@ class Hub:
         registry: Registry,
         *,
         redeem: Redeem,
+        quota: Quota,
         wall_clock: Callable[[], float],
     ) -> None:
         """`wall_clock`: seconds since 1970."""
@@ -69,6 +72,7 @@ class Hub:
         self._recognize = recognize
         self._meter = meter
         self._limits = limits
+        self._quota = quota
         self._journal = registry.journal
         self._redeem = redeem
         self._wall_clock = wall_clock
@@ -77,8 +81,8 @@ class Hub:
         self.links_over = 0
         """So many there were."""
         self._sockets = 0
-        self._claims = 0
-        """Sessions that are coming from other gateways."""
+        self._coming = 0
+        """Sessions that are, from other gateways, or where it is not known yet whether they may."""
 
     @property
     def sessions(self) -> int:
@@ -110,9 +114,13 @@ class Hub:
         if self._sockets >= limit + max(1, limit // RESERVE):
             raise SessionError("overloaded", self.places, retry_after_ms=RETRY_AFTER_MS)
 
+    async def knock(self, grant: Grant) -> None:
+        """After `admit`. Raises SessionError where nothing that this credential may say now would be obeyed."""
+        await self._quota.knock(grant)
+
     def store_trouble(self) -> str | None:
         """Why no new session is opened now."""
-        if self._limits.needs_store and self._journal.away:
+        if self._limits.needs_store and (self._journal.away or self._quota.away):
             return "the store is away, without which no session is to be opened"
         return None
 
@@ -120,9 +128,10 @@ class Hub:
         """One accepted socket of who has this grant, until it is closed."""
         self._sockets += 1
         try:
-            relay = await self._link(socket, grant)
-            if relay is not None:
-                await self.registry.run(relay)
+            with self._quota.link(grant):
+                relay = await self._link(socket, grant)
+                if relay is not None:
+                    await self.registry.run(relay)
         except Disconnected:
             pass
         finally:
@@ -173,8 +182,14 @@ class Hub:
             settled=0,
             last_event=0,
             opened_at=self._wall_clock(),
+            bounds=grant.bounds,
         )
-        live = self._bring_to_life(Stored(record, ()))
+        self._coming += 1
+        try:
+            account = await self._quota.open(record, grant)
+        finally:
+            self._coming -= 1
+        live = await self._bring_to_life(Stored(record, ()), account)
         live.session.started(secrets.token_urlsafe(32), round(self._limits.resume * 1000))
         log.info("session %s opened: %s", live.session.id, _describe(record.config))
         try:
@@ -189,25 +204,39 @@ class Hub:
         return Relay(live, socket, send_seconds=self._limits.send)
 
     def _check_room(self) -> None:
-        if self.sessions + self._claims >= self._limits.max_sessions:
+        if self.sessions + self._coming >= self._limits.max_sessions:
             raise SessionError("overloaded", self.places, retry_after_ms=RETRY_AFTER_MS)
 
-    def _bring_to_life(self, stored: Stored) -> Live:
+    async def _bring_to_life(self, stored: Stored, account: Account) -> Live:
         """A session that is not here yet. Raises SessionError where nobody can hear it."""
+        try:
+            if self.registry.closing:
+                raise going_down(AWAY_RETRY_MS)
+            live = self._live(stored, account)
+        except BaseException:
+            await account.close(over=stored.record.epoch == 1)  # else it was heard elsewhere
+            raise
+        self.registry.lives[live.session.id] = live
+        self._meter.opened()
+        return live
+
+    def _live(self, stored: Stored, account: Account) -> Live:
         limits, record = self._limits, stored.record
+        longest = record.bounds.max_session_seconds
         session = Session(
             record,
             stored.events,
-            timers=Timers(idle=limits.idle, max_session=limits.max_session, silent=limits.silent),
+            timers=Timers(
+                idle=limits.idle,
+                max_session=limits.max_session if longest is None else min(longest, limits.max_session),
+                silent=limits.silent,
+            ),
             window_seconds=limits.window,
             max_frame_bytes=limits.frame_bytes,
             now=asyncio.get_running_loop().time(),
             age=max(0.0, self._wall_clock() - record.opened_at),
         )
-        live = Live(session, self._recognize, self._meter, self._journal.mark)
-        self.registry.lives[session.id] = live
-        self._meter.opened()
-        return live
+        return Live(session, self._recognize, account, self._meter, self._journal.mark)
 
     async def _resume(self, message: Resume, socket: Socket, grant: Grant) -> Relay:
         """The newest connection wins: the older one of the same session ends first."""
@@ -252,12 +281,13 @@ class Hub:
         if self.registry.closing:
             raise going_down(AWAY_RETRY_MS)
         self._check_room()
-        self._claims += 1
+        self._coming += 1
         try:
             stored = await self._from_store(message, grant)
+            account = await self._quota.go_on(stored.record, grant)
         finally:
-            self._claims -= 1
-        live = self._bring_to_life(stored)
+            self._coming -= 1
+        live = await self._bring_to_life(stored, account)
         await live.go_on_from(live.session.received)
         return live
 

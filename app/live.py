@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Protocol
 
 from app.core.errors import SessionError
-from app.core.recognition import Event
+from app.core.recognition import Event, LegEnded
 from app.core.session import Phase, Session
 
 
@@ -37,6 +37,26 @@ class Recognizer(Protocol):
         """Ends at once and releases everything."""
 
 
+class Account(Protocol):
+    """What of one session's audio is paid for."""
+
+    async def allow(self, size: int) -> int:
+        """How many of the next bytes may be heard; they count as heard. Waits where it is not known."""
+
+    def bill(self, billed_ms: int) -> None:
+        """What the upstream has billed for the session, in all."""
+
+    @property
+    def warning(self) -> str | None:
+        """What the client should know, in words."""
+
+    def exhausted(self) -> SessionError:
+        """Why no more is heard."""
+
+    async def close(self, *, over: bool) -> None:
+        """What was reserved and not spent is free again; the session's place, too, where it is over."""
+
+
 class Meter(Protocol):
     """Counts what all sessions do."""
 
@@ -52,9 +72,17 @@ Recognize = Callable[[Session, Callable[[Event], None]], Recognizer]
 
 
 class Live:
-    def __init__(self, session: Session, recognize: Recognize, meter: Meter, mark: Callable[["Live"], None]) -> None:
+    def __init__(
+        self,
+        session: Session,
+        recognize: Recognize,
+        account: Account,
+        meter: Meter,
+        mark: Callable[["Live"], None],
+    ) -> None:
         """`mark`: has what changed written."""
         self.session = session
+        self._account = account
         self.written_at = float("-inf")
         """When the store had it last."""
         self._mark = mark
@@ -79,6 +107,16 @@ class Live:
         """The recognizer, for one call. Not to be cancelled within: see `adopt`."""
         async with self._turn:
             yield self._recognizer
+
+    async def send(self, audio: bytes) -> None:
+        """A step: what is paid for is heard. Where that is not all of it, the session ends after it."""
+        async with self.step() as recognizer:
+            allowed = await self._account.allow(len(audio))
+            if allowed < len(audio):
+                self.session.exhaust(self._account.exhausted(), len(audio) - allowed)
+            self._warn()
+            await recognizer.send(audio[:allowed])
+            self._finish_if_closing()
 
     def adopt(self, task: asyncio.Task[None]) -> None:
         """A task that is within a step: it goes on, and ends with the session at the latest."""
@@ -112,6 +150,7 @@ class Live:
         if self.session.is_too_old(now):
             self.session.close()
         self._recognizer.tick(now)
+        self._warn()
         self._finish_if_closing()
         self.changed()
         if self.is_busy:
@@ -134,13 +173,20 @@ class Live:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._recognizer.close()
         self._meter.closed(self.session)
+        await self._account.close(over=bool(self.session.over) and not self.session.is_fenced)
 
     def _hear(self, event: Event) -> None:
         self._meter.hear(event)
         self.session.receive(event)
+        if isinstance(event, LegEnded):
+            self._account.bill(self.session.transcript.billed_ms)
         self._told.set()
         self._finish_if_closing()
         self.changed()
+
+    def _warn(self) -> None:
+        if warning := self._account.warning:
+            self.session.warn_of_budget(warning)
 
     def _finish_if_closing(self) -> None:
         if self.session.phase is Phase.CLOSING and not self._finishing:

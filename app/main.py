@@ -31,6 +31,7 @@ from app.auth.watched import FileError
 from app.core.audio import AudioFormat
 from app.core.breaker import Breaker
 from app.core.errors import SessionError, invalid
+from app.core.grant import Allowance
 from app.core.protocol import SUBPROTOCOL, Audio, SessionConfig
 from app.core.recognition import Event
 from app.core.session import Session
@@ -42,6 +43,8 @@ from app.journal import Journal, Terms
 from app.live import Recognize, Recognizer
 from app.logs import on_loop_exception
 from app.metrics import Metrics
+from app.quota.books import Books, Lease, MemoryBooks
+from app.quota.quota import Quota, QuotaTerms
 from app.registry import Registry
 from app.settings import Settings, SettingsError
 from app.signals import before_the_end
@@ -93,13 +96,14 @@ def create_app(settings: Settings) -> FastAPI:
             terms = Terms(settings.resume_window_seconds, settings.retention_seconds)
             app.state.store = store = _store(settings)
             journal = await stack.enter_async_context(Journal(store, terms))
+            quota = await stack.enter_async_context(Quota(_books(settings, store), _quota_terms(settings), time.time))
             registry = await stack.enter_async_context(Registry(journal, settings.resume_window_seconds))
             stack.push_async_callback(drain.close, registry)
             authenticator = _authenticator(settings, api_keys, await _public_keys(settings, stack), store)
             app.state.access = _access(settings, authenticator)
             redeem = authenticator.one_time_tokens.redeem
             app.state.hub = hub = Hub(
-                recognize, _hub_limits(settings), metrics, registry, redeem=redeem, wall_clock=time.time
+                recognize, _hub_limits(settings), metrics, registry, redeem=redeem, quota=quota, wall_clock=time.time
             )
             app.state.close = lambda: drain.close(registry)
             await stack.enter_async_context(sweeping(hub))
@@ -204,6 +208,37 @@ def _access(settings: Settings, authenticator: Authenticator) -> Access:
         open_routes=settings.open_routes,
         failures_per_minute=settings.auth_failures_per_minute,
         loopback_only=not settings.asks_who and settings.auth is None,
+    )
+
+
+def _books(settings: Settings, store: Store) -> Books:
+    """Where it is counted how much each has had: beside the sessions, and by this process alone while that is away."""
+    clock = asyncio.get_running_loop().time
+    lease = Lease(known=settings.resume_window_seconds)
+    own = MemoryBooks(clock, lease)
+    if isinstance(store, MemoryStore):
+        return own
+    from app.quota.books_redis import RedisBooks  # noqa: PLC0415 - not for a gateway that stands alone
+    from app.quota.books_safe import SafeBooks  # noqa: PLC0415
+    from app.store_redis import RedisStore  # noqa: PLC0415
+
+    assert isinstance(store, RedisStore)
+    return SafeBooks(RedisBooks(store, lease), own, clock)
+
+
+def _quota_terms(settings: Settings) -> QuotaTerms:
+    return QuotaTerms(
+        principal=Allowance(
+            max_sessions=settings.principal_sessions,
+            starts_per_minute=settings.principal_starts_per_minute,
+            audio_seconds_per_day=settings.principal_audio_seconds_per_day,
+            budget_seconds=settings.principal_budget_seconds,
+        ),
+        everybody=Allowance(
+            starts_per_minute=settings.total_starts_per_minute,
+            audio_seconds_per_day=settings.total_audio_seconds_per_day,
+            budget_seconds=settings.total_budget_seconds,
+        ),
     )
 
 

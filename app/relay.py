@@ -189,8 +189,7 @@ class Relay:
 
     async def _send(self, audio: bytes) -> None:
         if audio:
-            async with self.live.step() as recognizer:
-                await recognizer.send(audio)
+            await self.live.send(audio)
             self.live.session.is_not_idle(self._clock())  # it waited for us; perhaps on another link meanwhile
 
     # The writer -------------------------------------------------------------------------------

@@ -105,6 +105,23 @@ class Settings(BaseSettings):
     emulator_workers: int = Field(0, ge=0, le=64, description="Child processes of the emulator; 0: one for each core.")
 
     max_sessions: int = Field(200, ge=1, description="Sessions at the same time; more are refused with 503.")
+    principal_sessions: int = Field(
+        4, ge=1, description="Sessions at the same time of one principal, unless its own entry says otherwise."
+    )
+    principal_starts_per_minute: int = Field(20, ge=1, description="The same of sessions started in a minute.")
+    principal_audio_seconds_per_day: int = Field(28_800, ge=1, description="The same of seconds of audio in a day.")
+    principal_budget_seconds: int | None = Field(
+        None, ge=1, description="The same of seconds that the upstream bills, in 30 days; default: no limit."
+    )
+    total_starts_per_minute: int | None = Field(
+        None, ge=1, description="Sessions started in a minute, of all on all gateways; default: no limit."
+    )
+    total_audio_seconds_per_day: int | None = Field(
+        None, ge=1, description="The same of seconds of audio in a day; default: no limit."
+    )
+    total_budget_seconds: int | None = Field(
+        None, ge=1, description="The same of seconds that the upstream bills, in 30 days; default: no limit."
+    )
     start_timeout_seconds: float = Field(10, gt=0, description="Time for the first message.")
     idle_timeout_seconds: float = Field(60, gt=0, description="A session without any frame for so long is closed 4408.")
     max_session_seconds: float = Field(14_400, gt=0, description="Longest session; then it is stopped in good order.")

@@ -112,9 +112,10 @@ class RedisStore:
 
     def __init__(self, url: str, *, prefix: str = "captions", answer_seconds: float = ANSWER_SECONDS) -> None:
         """Connects when it is first asked. Raises ValueError for a URL that is none; it does not show the URL."""
-        self._redis = Redis.from_pool(_pool(url))
-        self._prefix = prefix
-        self._answer_seconds = answer_seconds
+        self.pool = _pool(url)
+        self.prefix = prefix
+        self.answer_seconds = answer_seconds
+        self._redis = Redis.from_pool(self.pool)
         self._claims = asyncio.Semaphore(AT_A_TIME)
         self._reads = asyncio.Semaphore(AT_A_TIME)
         """Who reads does not keep anybody from coming back."""
@@ -124,14 +125,14 @@ class RedisStore:
     async def save(self, changes: Sequence[Change]) -> list[int]:
         answers: list[int] = []
         for batch in _batches([self._saving(change) for change in changes]):
-            answers += await self._ask(batch, SAVE)
+            answers += await self.ask(batch, SAVE)
         return answers
 
     async def claim(self, session_id: str, token: str, seen: int = 0) -> Stored:
         record, events = self._keys(session_id)
         claiming: Command = ("EVALSHA", CLAIM.sha, 2, record, events, token, seen)
         async with _turn(self._claims):
-            verdict, texts = await self._ask([claiming, ("LRANGE", events, 0, -1)], CLAIM, atomic=True)
+            verdict, texts = await self.ask([claiming, ("LRANGE", events, 0, -1)], CLAIM, atomic=True)
         match verdict:
             case ["claimed", text, epoch]:
                 return _stored(text, epoch, texts)
@@ -147,28 +148,28 @@ class RedisStore:
         record, events = self._keys(session_id)
         reading: list[Command] = [("HMGET", record, "record", "epoch"), ("LRANGE", events, min(after, LARGEST), -1)]
         async with _turn(self._reads):
-            (text, epoch), texts = await self._ask(reading, atomic=True)
+            (text, epoch), texts = await self.ask(reading, atomic=True)
         if text is None:
             return None
         stored = _stored(text, epoch, texts)
         return stored if after + len(texts) >= stored.record.last_event else None
 
     async def put(self, key: str, text: str, seconds: float) -> bool:
-        setting: Command = ("SET", f"{self._prefix}:{key}", text, "NX", "PX", max(1, round(seconds * 1000)))
-        return bool((await self._ask([setting]))[0])
+        setting: Command = ("SET", f"{self.prefix}:{key}", text, "NX", "PX", max(1, round(seconds * 1000)))
+        return bool((await self.ask([setting]))[0])
 
     async def get(self, key: str) -> str | None:
-        text: str | None = (await self._ask([("GET", f"{self._prefix}:{key}")]))[0]
+        text: str | None = (await self.ask([("GET", f"{self.prefix}:{key}")]))[0]
         return text
 
     async def close(self) -> None:
         with suppress(RedisError, OSError):
-            async with asyncio.timeout(self._answer_seconds):
+            async with asyncio.timeout(self.answer_seconds):
                 await self._redis.aclose()
 
     def _keys(self, session_id: str) -> tuple[str, str]:
         """Both are on the same node of a cluster: what is in braces says which."""
-        key = f"{self._prefix}:{{{session_id}}}"
+        key = f"{self.prefix}:{{{session_id}}}"
         return key, f"{key}:events"
 
     def _saving(self, change: Change) -> Command:
@@ -182,18 +183,18 @@ class RedisStore:
             *change.events,
         )
 
-    async def _ask(
+    async def ask(
         self, commands: Sequence[Command], script: Script | None = None, *, atomic: bool = False
     ) -> list[Any]:
         """The answer to each command, `atomic`: as one step. Raises StoreAwayError, after all of them were tried."""
         try:
-            async with asyncio.timeout(self._answer_seconds):
+            async with asyncio.timeout(self.answer_seconds):
                 answers = await self._execute(commands, atomic)
                 if script and any(isinstance(answer, NoScriptError) for answer in answers):
                     teaching: Command = ("SCRIPT LOAD", script.text)
                     _, *answers = await self._execute([teaching, *commands], atomic)
         except (RedisError, OSError, UnicodeError) as error:
-            reason = str(error).rpartition("caused error: ")[2] or f"not within {self._answer_seconds} s"
+            reason = str(error).rpartition("caused error: ")[2] or f"not within {self.answer_seconds} s"
             raise StoreAwayError(f"Redis does not answer: {reason}") from error
         for answer in answers:
             if isinstance(answer, Exception):

@@ -109,7 +109,12 @@ async def _some_at_a_time(work: Iterable[Coroutine[None, None, None]]) -> None:
 
 
 def _settings(upstream: str) -> dict[str, str]:
-    return {"GATEWAY_UPSTREAM": f"grpc://{upstream}", "GATEWAY_MAX_SESSIONS": "5000", "GATEWAY_LOG_LEVEL": "WARNING"}
+    limits = dict.fromkeys(("MAX_SESSIONS", "UPSTREAM_STREAMS", "UPSTREAM_STARTS_PER_MINUTE"), "5000")
+    return {
+        "GATEWAY_UPSTREAM": f"grpc://{upstream}",
+        "GATEWAY_LOG_LEVEL": "WARNING",
+        **{f"GATEWAY_{name}": value for name, value in limits.items()},
+    }
 
 
 @asynccontextmanager

@@ -740,3 +740,47 @@ def test_a_resume_token_is_another_one_for_anybody_else() -> None:
     for other in ("", "somebody else", "somebody\0first"):
         with pytest.raises(SessionError, match="not known here, or not with this token"):
             a_session.check_resume(resume("first"), other)
+
+
+# A budget is used up ----------------------------------------------------------------------------
+
+
+def used_up() -> SessionError:
+    return SessionError("budget_exhausted", "all of it is used up", retry_after_ms=1000)
+
+
+def test_what_was_paid_for_becomes_final_before_the_error() -> None:
+    one = session()
+    hear_audio(one, 2)
+    one.exhaust(used_up(), SECOND // 2)
+    assert (one.phase, one.ended) == (Phase.CLOSING, False)
+    assert one.receive_audio(bytes(SECOND)) == b"", "what comes now is ignored"
+    one.receive(final("one", 0, 1500))
+    one.receive(Finished())
+    one.receive(final("never", 1500, 2000))
+    told = due(one)
+    kinds = [message["type"] for message in told]
+    assert [kind for kind in kinds if kind != "ack"] == ["final", "error"]
+    assert (told[-1]["code"], told[-1]["retry_after_ms"]) == ("budget_exhausted", 1000)
+    assert told[-2]["final"] == 3 * SECOND // 2, "no more than was heard"
+    assert (one.over, one.how_it_ended) == ("budget_exhausted", "budget_exhausted")
+
+
+def test_what_was_acknowledged_and_goes_unheard_does_not_go_back() -> None:
+    one = session()
+    hear_audio(one, 2)
+    one.tick(1.0)
+    assert due(one, "ack")[-1]["received"] == 2 * SECOND
+    one.exhaust(used_up(), SECOND)
+    one.receive(Settled(SECOND))
+    assert due(one, "ack") == [{"type": "ack", "received": 2 * SECOND, "final": SECOND, "window": 10 * SECOND}]
+
+
+def test_a_client_is_warned_of_its_budget_once_and_when_it_is_there() -> None:
+    one = session()
+    one.detach(0.0)
+    one.warn_of_budget("little is left")
+    one.link.attached = True
+    for _ in range(2):
+        one.warn_of_budget("little is left")
+    assert due(one, "warning") == [{"type": "warning", "code": "budget", "message": "little is left"}]

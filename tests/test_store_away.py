@@ -110,8 +110,8 @@ async def test_a_write_that_was_given_up_changes_nothing_when_it_comes_late(serv
     store = on(server.url)
     await store.save([change(last=1)])
     early, late = (store._saving(each) for each in (change(first=2, last=2), change(first=2, last=3, settled=9)))
-    assert await store._ask([late], SAVE) == [3]
-    assert await store._ask([early], SAVE) == [3]
+    assert await store.ask([late], SAVE) == [3]
+    assert await store.ask([early], SAVE) == [3]
     assert await store.read("s", 0) == Stored(record(last=3, settled=9), events(1, 3))
     assert (await store.claim("s", "t")).record.epoch == 2
     assert await store.save([change(epoch=2, first=4, last=4)]) == [4]

@@ -77,6 +77,7 @@ async def transcribe(websocket: WebSocket) -> None:
         access.check_origin(websocket)
         grant = await access.grant(websocket, "speak")
         hub.admit()
+        await hub.knock(grant)
     except SessionError as error:
         await _refuse_upgrade(websocket, error)
         return

@@ -6,6 +6,7 @@ import hashlib
 
 from msgspec import Struct, field
 
+from app.core.grant import Bounds
 from app.core.protocol import SessionConfig
 
 
@@ -36,6 +37,8 @@ class Record(Struct, frozen=True, kw_only=True):
     opened_at: float
     """Seconds since 1970."""
     tally: Tally = field(default_factory=Tally)
+    bounds: Bounds = Bounds()
+    """Of the credential that has opened it: whoever goes on with it is bound by them."""
     losing: tuple[int, int] | None = None
     """Bytes [start, end) that were lost upstream, of which no event tells yet."""
     stopped: bool = False

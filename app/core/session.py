@@ -61,7 +61,8 @@ FOR_EVER = float("inf")
 class Phase(Enum):
     LISTENING = auto()
     CLOSING = auto()
-    """The gateway ends the session (its time is over, a timeout asked for): what the client says is ignored."""
+    """The gateway ends the session (its time is over, or a budget; a timeout asked for): what the client says is
+    ignored."""
     STOPPING = auto()
     """The client said `stop`: the last finals are awaited."""
     ENDED = auto()
@@ -135,6 +136,8 @@ class Session:
         self._record = record
         self._ledger = Ledger(record.last_event, record.settled)
         self._over: str | None = None
+        self._exhausted: SessionError | None = None
+        """Why it is closing, where that is no end in good order."""
         self._tokens = record.tokens
         """Fingerprints of what admits the next link, oldest first: the one that came last, and, till the client shows
         that it has the newest, all that were given for it."""
@@ -272,6 +275,7 @@ class Session:
             last_event=heard.history.last,
             opened_at=first.opened_at,
             tally=heard.tally(self.resumes),
+            bounds=first.bounds,
             losing=heard.losing,
             stopped=self.phase is Phase.ENDED,
             over=self.over,
@@ -386,6 +390,9 @@ class Session:
                 self.link.say(self._throttle)
             case Retrying(reason, in_ms):
                 self.link.say(WarningMessage("upstream_retrying", reason, in_ms))
+            case Finished() if self._exhausted:
+                self.transcript.settle(self.received)
+                self.fail(self._exhausted)
             case Finished():
                 self.phase = Phase.ENDED
                 self.transcript.stop(self.received, self.resumes)
@@ -451,6 +458,20 @@ class Session:
         if self.phase is Phase.LISTENING:
             self.phase = Phase.CLOSING
 
+    def exhaust(self, error: SessionError, unheard: int) -> None:
+        """No more may be heard: of the bytes received last so many are not. What was said before becomes final, then
+        comes the error."""
+        self.received -= unheard
+        if self.phase is Phase.LISTENING:
+            self._exhausted = error
+            self.close()
+
+    def warn_of_budget(self, message: str) -> None:
+        """Once."""
+        if self.link.attached and "budget" not in self._warned:
+            self._warned.add("budget")
+            self.link.say(WarningMessage("budget", message))
+
     def fail(self, error: SessionError) -> None:
         """The first failure is the one that the client is told."""
         if not self.ended:
@@ -492,7 +513,7 @@ class Session:
         return messages
 
     def _ack(self, link: Link, settled: int) -> list[str]:
-        ack = (self.received, settled)
+        ack = (max(self.received, link.acked[0]), settled)  # what goes unheard may have been acknowledged
         is_due = settled > link.acked[1] or (link.ack_due and ack != link.acked)
         link.ack_due = False
         if not is_due:
