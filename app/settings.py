@@ -106,7 +106,9 @@ class Settings(BaseSettings):
 
     max_sessions: int = Field(200, ge=1, description="Sessions at the same time; more are refused with 503.")
     principal_sessions: int = Field(
-        4, ge=1, description="Sessions at the same time of one principal, unless its own entry says otherwise."
+        4,
+        ge=1,
+        description="Sessions at the same time of one subject of signed tokens; API keys have their own bounds.",
     )
     principal_starts_per_minute: int = Field(20, ge=1, description="The same of sessions started in a minute.")
     principal_audio_seconds_per_day: int = Field(28_800, ge=1, description="The same of seconds of audio in a day.")

@@ -8,7 +8,8 @@ from tests.gateway import Gateway
 
 
 def grant(principal: str = "p", *, bounds: Bounds | None = None, **allowance: int) -> Grant:
-    return Grant(principal=principal, allowance=Allowance(**allowance), bounds=bounds or Bounds())
+    own = Allowance(**allowance) if allowance else None
+    return Grant(principal=principal, allowance=own, bounds=bounds or Bounds())
 
 
 def admits(gateway: Gateway, who: Grant) -> Gateway:

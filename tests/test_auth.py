@@ -6,7 +6,7 @@ import hmac
 import json
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -373,6 +373,22 @@ async def test_a_token_holds_its_session_to_its_languages(stage: Stage) -> None:
     async with stage.come("header", token) as client:  # it was refused, and so not used
         await client.say(START | {"language_codes": ["de-DE"]})
         await client.hear("started")
+
+
+async def test_a_key_has_the_bounds_of_its_own_entry_and_a_phone_those_of_the_settings(stage: Stage) -> None:
+    """A key stands behind as many phones as it makes tokens for."""
+    narrow = stage.keyring.add("narrow", "max_sessions = 1")
+    for token, most in ((stage.keyring.signed(), 4), (narrow, 1), (stage.keyring.keys["app"], 6)):
+        async with AsyncExitStack() as stack:
+            for _ in range(most):
+                client = await stack.enter_async_context(stage.come("header", token))
+                await client.say(START)
+                await client.hear("started")
+            if most < 6:
+                more = await stack.enter_async_context(stage.come("header", token))
+                await more.say(START)
+                error = (await more.hear_all())[-1]
+                assert error["code"] == "too_many_sessions" and f"{most} sessions, the limit" in error["message"]
 
 
 async def test_nobody_hands_on_more_than_they_have(stage: Stage) -> None:

@@ -36,7 +36,8 @@ class Grant(Struct, frozen=True, kw_only=True):
 
     principal: str = ""
     rights: frozenset[Right] = frozenset({"speak"})
-    allowance: Allowance = Allowance()
+    allowance: Allowance | None = None
+    """Its own; without one, what the settings give to everybody."""
     bounds: Bounds = Bounds()
     ticket: str | None = None
     """Fingerprint of the one-time token that it is: opens one session."""

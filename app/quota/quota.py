@@ -15,8 +15,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
 
-from msgspec.structs import asdict
-
 from app.core.audio import AudioFormat
 from app.core.errors import SessionError
 from app.core.grant import Allowance, Grant
@@ -150,8 +148,7 @@ class Quota:
                 raise SessionError("rate_limited", text, retry_after_ms=round(1000 * wait))
 
     def _allowance(self, grant: Grant) -> Allowance:
-        own = {name: value for name, value in asdict(grant.allowance).items() if value is not None}
-        return Allowance(**(asdict(self._terms.principal) | own))
+        return self._terms.principal if grant.allowance is None else grant.allowance
 
     def _account(self, record: Record, grant: Grant) -> Account:
         audio, tally = AudioFormat.of(record.config.audio), record.tally
