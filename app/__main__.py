@@ -46,7 +46,7 @@ def _run_workers(settings: Settings) -> None:
     set_up_log(settings.log_level)
     listener = listen(settings.host, settings.port)
     _greet(settings, listener.getsockname()[1])
-    Multiprocess(_config("app.asgi:create", settings), sockets=[listener]).run()
+    Multiprocess(_config("app.asgi:create_worker", settings), sockets=[listener]).run()
 
 
 def _config(app: FastAPI | str, settings: Settings) -> Config:
@@ -55,15 +55,17 @@ def _config(app: FastAPI | str, settings: Settings) -> Config:
         ping_interval=settings.ping_interval_seconds,
         ping_timeout=settings.ping_timeout_seconds,
         trusted_proxies=settings.trusted_proxies,
+        tls=settings.tls,
         workers=settings.workers,
     )
 
 
 def _greet(settings: Settings, port: int) -> None:
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
-    print(f"captions gateway: http://{host}:{port}  (upstream: {settings.upstream}, API {settings.speech_api})")
-    print(f"  in a browser:            http://{host}:{port}")
-    print(f"  in a second terminal:    .venv/bin/transcribe sample --url ws://{host}:{port}/ws/transcribe")
+    here = f"{'s' if settings.tls else ''}://{host}:{port}"
+    print(f"captions gateway: http{here}  (upstream: {settings.upstream}, API {settings.speech_api})")
+    print(f"  in a browser:            http{here}")
+    print(f"  in a second terminal:    .venv/bin/transcribe sample --url ws{here}/ws/transcribe")
     print("  Ctrl-C stops it", flush=True)
 
 

@@ -5,6 +5,7 @@ uvicorn --factory app.asgi:create --http app.api.door:DoorProtocol --ws app.api.
 
 import multiprocessing
 import sys
+from collections.abc import Callable
 
 from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
@@ -13,15 +14,24 @@ from app.api.server import raise_file_limit
 from app.garbage import collect_seldom
 from app.logs import set_up_log
 from app.main import create_app
-from app.settings import SettingsError, load_settings
+from app.settings import Settings, SettingsError, load_settings
 
 
 def create() -> FastAPI:
+    """For uvicorn's own command, which brings the socket and its TLS."""
+    return _create(_check_uvicorns)
+
+
+def create_worker() -> FastAPI:
+    """For `GATEWAY_WORKERS`."""
+    return _create(Settings.check_several_processes)
+
+
+def _create(check: Callable[[Settings], None]) -> FastAPI:
     """A wrong setting ends the process with one clear line, and with it uvicorn's supervisor."""
     try:
         settings = load_settings()
-        if multiprocessing.parent_process() is not None:
-            settings.check_several_processes()
+        check(settings)
         set_up_log(settings.log_level)
         app = create_app(settings)
     except (SettingsError, ValueError) as error:
@@ -30,3 +40,11 @@ def create() -> FastAPI:
     raise_file_limit()
     collect_seldom()
     return app
+
+
+def _check_uvicorns(settings: Settings) -> None:
+    """Raises ValueError; never serves in plaintext who has asked for TLS."""
+    if settings.tls is not None:
+        raise ValueError("uvicorn's own command takes --ssl-certfile and --ssl-keyfile, not GATEWAY_TLS_*")
+    if multiprocessing.parent_process() is not None:
+        settings.check_several_processes()

@@ -7,6 +7,7 @@ import difflib
 import ipaddress
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -16,9 +17,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.addresses import is_loopback
 from app.core.protocol import LANGUAGE_CODE
+from app.tls import BadPem, ServerTls, check_pair
 
 PREFIX = "GATEWAY_"
-_GRPC = re.compile(r"^grpc://[^/\s:]+:(\d{1,5})$", re.ASCII)
+_GRPC = re.compile(r"^grpc://([^/\s:]+:(\d{1,5}))$", re.ASCII)
 _LANGUAGE_CODE = re.compile(LANGUAGE_CODE)
 """As a client's `language_codes` are checked."""
 _ORIGIN = re.compile(r"^[a-z][a-z0-9+.-]*://[^/\s?#]+/?$", re.ASCII | re.IGNORECASE)
@@ -49,6 +51,13 @@ class Settings(BaseSettings):
     )
     workers: int = Field(
         1, ge=1, le=64, description="Processes that serve. Several need a GATEWAY_STORE that they share."
+    )
+    tls_certificate_file: Path | None = Field(
+        None, description="PEM file with the certificate and its chain: the gateway itself speaks TLS (https, wss)."
+    )
+    tls_key_file: Path | None = Field(None, description="PEM file with the certificate's private key, unencrypted.")
+    tls_handshake_seconds: float = Field(
+        10, gt=0, description="A client that has not finished its TLS handshake by then is dropped."
     )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="How much is logged.")
 
@@ -286,7 +295,7 @@ class Settings(BaseSettings):
         elsewhere = _GRPC.match(value)
         if value not in {"emulator", "google"} and not elsewhere:
             raise ValueError(f"{value!r} is none of emulator, google, grpc://HOST:PORT")
-        if elsewhere and not 1 <= int(elsewhere[1]) <= 65535:
+        if elsewhere and not 1 <= int(elsewhere[2]) <= 65535:
             raise ValueError(f"{value!r} has no port from 1 to 65535")
         return value
 
@@ -298,7 +307,7 @@ class Settings(BaseSettings):
             raise ValueError("it is neither memory:// nor redis://HOST:PORT/N")  # may hold a password: not shown
         return value
 
-    @field_validator("google_credentials_file", "api_keys_file")
+    @field_validator("google_credentials_file", "api_keys_file", "tls_certificate_file", "tls_key_file")
     @classmethod
     def _file_exists(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():
@@ -314,6 +323,11 @@ class Settings(BaseSettings):
         self._check_who_may()
         if self.workers > 1:
             self.check_several_processes()
+        return self
+
+    @model_validator(mode="after")
+    def _certificates_fit(self) -> "Settings":
+        _check_pair("TLS", self.tls_certificate_file, self.tls_key_file)
         return self
 
     @property
@@ -343,8 +357,31 @@ class Settings(BaseSettings):
 
     @property
     def grpc_address(self) -> str | None:
-        """HOST:PORT of a plaintext upstream elsewhere."""
-        return self.upstream.removeprefix("grpc://") if self.upstream.startswith("grpc://") else None
+        """HOST:PORT of an upstream elsewhere."""
+        elsewhere = _GRPC.match(self.upstream)
+        return elsewhere[1] if elsewhere else None
+
+    @property
+    def tls(self) -> ServerTls | None:
+        if self.tls_certificate_file is None or self.tls_key_file is None:
+            return None
+        return ServerTls(self.tls_certificate_file, self.tls_key_file, self.tls_handshake_seconds)
+
+
+def _check_pair(whose: str, certificate: Path | None, key: Path | None) -> None:
+    names = [f"{PREFIX}{whose}_{part}_FILE" for part in ("CERTIFICATE", "KEY")]
+    match certificate, key:
+        case Path(), Path():
+            _told(" and ".join(names), check_pair, certificate, key)
+        case (Path(), None) | (None, Path()):
+            raise ValueError(f"{' and '.join(names)} go together: {names[certificate is not None]} is missing")
+
+
+def _told(name: str, check: Callable[..., None], *files: Path) -> None:
+    try:
+        check(*files)
+    except BadPem as error:
+        raise ValueError(f"{name}: {error}") from error
 
 
 def load_settings() -> Settings:

@@ -28,14 +28,15 @@ START: dict[str, Any] = {
 class Gateway:
     port: int
     hub: Hub
+    tls: bool = False
 
     @property
     def url(self) -> str:
-        return f"ws://127.0.0.1:{self.port}/ws/transcribe"
+        return f"ws{'s' * self.tls}://127.0.0.1:{self.port}/ws/transcribe"
 
     @property
     def http(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' * self.tls}://127.0.0.1:{self.port}"
 
     async def get(self, path: str) -> httpx.Response:
         async with httpx.AsyncClient() as client:
@@ -62,6 +63,7 @@ async def run_gateway(**settings: Any) -> AsyncIterator[Gateway]:
         ping_interval=chosen.ping_interval_seconds,
         ping_timeout=chosen.ping_timeout_seconds,
         trusted_proxies=chosen.trusted_proxies,
+        tls=chosen.tls,
     )
     uvicorn = GatewayServer(config)
     serving = asyncio.create_task(uvicorn.serve(sockets=[listener]))
@@ -69,7 +71,7 @@ async def run_gateway(**settings: Any) -> AsyncIterator[Gateway]:
         assert not serving.done(), "the gateway did not start"
         await asyncio.sleep(0.005)
     try:
-        yield Gateway(listener.getsockname()[1], app.state.hub)
+        yield Gateway(listener.getsockname()[1], app.state.hub, chosen.tls is not None)
     finally:
         uvicorn.should_exit = True
         await serving

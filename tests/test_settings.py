@@ -3,8 +3,15 @@
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from app.settings import Settings, SettingsError, env_example, load_settings
+from tests.certificates import Authority, Pair
 
 ROOT = Path(__file__).parent.parent
 
@@ -75,6 +82,8 @@ def test_languages_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch) -
         ("ALLOWED_ORIGINS", "https://app.example/page", "without a path"),
         ("OPEN_ROUTES", "config,healthz", "GATEWAY_OPEN_ROUTES: 'healthz' is none of config, metrics, docs"),
         ("AUTH_FAILURES_PER_MINUTE", "0", "greater than or equal to 1"),
+        ("TLS_KEY_FILE", "/nonexistent.pem", "GATEWAY_TLS_KEY_FILE: there is no file '/nonexistent.pem'"),
+        ("TLS_CERTIFICATE_FILE", __file__, "GATEWAY_TLS_KEY_FILE go together: GATEWAY_TLS_KEY_FILE is missing"),
         ("PROT", "1", "GATEWAY_PROT: there is no such setting; did you mean GATEWAY_PORT?"),
     ],
 )
@@ -136,3 +145,42 @@ def test_no_secret_is_in_a_picture_of_the_settings() -> None:
     secrets = {"jwt_secret": "the-secret-of-signed-tokens-is-long", "store": "redis://:password-of-redis@h:1/0"}
     shown = repr(Settings.model_validate({"jwt_audience": "a", **secrets}))
     assert "the-secret" not in shown and "password-of-redis" not in shown
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
+def _told(**settings: object) -> str:
+    with pytest.raises(ValueError, match="GATEWAY_") as error:
+        Settings.model_validate(settings)
+    return str(error.value).splitlines()[1]
+
+
+def test_a_key_that_does_not_fit_is_told(authority: Authority) -> None:
+    one, other = authority.issue(), authority.issue()
+    mixed = Pair(one.certificate, other.key)
+    said = f"the key in '{other.key}' does not fit the certificate in '{one.certificate}'"
+    assert f"GATEWAY_TLS_CERTIFICATE_FILE and GATEWAY_TLS_KEY_FILE: {said}" in _told(**mixed.settings())
+
+
+def test_an_encrypted_key_is_told_and_nobody_is_asked(authority: Authority) -> None:
+    pair = authority.issue()
+    key = load_pem_private_key(pair.key.read_bytes(), None)
+    pair.key.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")))
+    assert f"the key in '{pair.key}' is encrypted" in _told(**pair.settings())
+
+
+@pytest.mark.parametrize("what", ["certificate", "private key"])
+def test_a_file_without_what_it_is_for_is_told(authority: Authority, what: str) -> None:
+    pair = authority.issue()
+    path = pair.certificate if what == "certificate" else pair.key
+    path.write_text("nothing")
+    assert f"there is no {what} in PEM in '{path}'" in _told(**pair.settings())
+
+
+def test_a_file_that_is_cut_off_is_told(authority: Authority) -> None:
+    pair = authority.issue()
+    pair.certificate.write_bytes(pair.certificate.read_bytes()[:200])
+    assert f"'{pair.certificate}' with '{pair.key}': " in _told(**pair.settings())

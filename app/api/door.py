@@ -280,9 +280,8 @@ class DoorProtocol(HttpToolsProtocol):
             return
         if not is_answered:
             self._answer(error.status, str(error))
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
         self.flow.resume_reading()
+        half_close(self.transport)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self.loop.call_later(ABORT_SECONDS, self._on_timeout)
@@ -303,3 +302,12 @@ class DoorProtocol(HttpToolsProtocol):
             door = Door(self.loop, self._limits)
             self.server_state.door = door  # type: ignore[attr-defined]
         return door
+
+
+def half_close(transport: asyncio.Transport) -> None:
+    """Who calls this goes on reading. TLS knows no half-close, but its close does the same: it drops what still comes
+    until the peer has closed, too."""
+    if transport.can_write_eof():
+        transport.write_eof()
+    else:
+        transport.close()

@@ -19,13 +19,17 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIO
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
 
-from app.api.door import ABORT_SECONDS, DoorProtocol
+from app.api.door import ABORT_SECONDS, DoorProtocol, half_close
 from app.api.limits import ConnectionLimits
 from app.api.pace import Pace
 from app.api.refusals import MAX_PIECES, parser_errors, rejection
+from app.api.tls import TlsConfig
 from app.core.protocol import error_message, max_text_bytes, serialize
+from app.tls import ServerTls
 
 GRACE_SECONDS = 10
+WORKER_SECONDS = 30
+"""A worker takes seconds to start; at SIGHUP one that takes longer than this has failed, and the old ones stay."""
 LOOK_AGAIN_SECONDS = 0.05
 """After a stall of ours a timer comes before what the peer said in time: it is read within this."""
 MAX_UNREAD_BYTES = 1024 * 1024
@@ -205,12 +209,11 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         if not (last_words or self.handshake_initiated):
             last_words = rejection(400, "this is no WebSocket handshake").serialize()
         self.transport.write(last_words)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
         self.read_paused = False
         self._drop_rest()
         if not self.transport.is_closing():
             self.transport.resume_reading()
+        half_close(self.transport)
         self._abort_later()
 
     def _abort_later(self) -> None:
@@ -262,11 +265,18 @@ class GatewayServer(uvicorn.Server):
 
 
 def uvicorn_config(
-    app: FastAPI | str, *, ping_interval: float, ping_timeout: float, trusted_proxies: str, workers: int = 1
+    app: FastAPI | str,
+    *,
+    ping_interval: float,
+    ping_timeout: float,
+    trusted_proxies: str,
+    tls: ServerTls | None = None,
+    workers: int = 1,
 ) -> uvicorn.Config:
     """`app`: the service, or the name of what makes it, for workers that are processes of their own."""
-    return uvicorn.Config(
+    return TlsConfig(
         app,
+        tls=tls,
         factory=isinstance(app, str),
         workers=workers,
         loop="uvloop",
@@ -277,6 +287,7 @@ def uvicorn_config(
         ws_per_message_deflate=False,
         forwarded_allow_ips=trusted_proxies,
         timeout_graceful_shutdown=GRACE_SECONDS,
+        timeout_worker_healthcheck=WORKER_SECONDS,
         access_log=False,
         server_header=False,
         log_config=None,
