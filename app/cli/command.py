@@ -43,6 +43,7 @@ formats:
   --srt, --vtt   cues of at most two lines of 42 characters
 
 files: WAV with 8- to 32-bit PCM, float, MULAW or ALAW samples at 8 to 48 kHz; several channels are mixed down to one.
+TLS: --url wss://...; SSL_CERT_FILE=ca.pem names an authority of your own.
 exit code: 0 done; 1 the gateway failed or refused; 2 wrong arguments or file; 130 broken off by Ctrl-C.
 """
 
@@ -137,11 +138,22 @@ def _run(work: Coroutine[None, None, int]) -> int:
     except GatewayError as error:
         raise CommandError(f"{error}{_advice(error)}", FAILED) from error
     except UnreachableError as error:
-        raise CommandError(f"{error}: is the gateway running? `make run`", FAILED) from error
+        raise CommandError(f"{error}: {_how_to_reach(error)}", FAILED) from error
     except ConnectionLostError as error:
         raise CommandError(f"{error}: see the gateway's log, then try again", FAILED) from error
     except TranscriberError as error:
         raise CommandError(f"{error}: are the gateway and this program of one version?", FAILED) from error
+
+
+def _how_to_reach(error: Exception) -> str:
+    import ssl  # noqa: PLC0415
+
+    match error.__cause__:
+        case ssl.SSLCertVerificationError():
+            return "an authority of your own is named by SSL_CERT_FILE=ca.pem"
+        case ssl.SSLError():
+            return "without TLS it is --url ws://..."
+    return "is the gateway running? `make run`"
 
 
 def _advice(error: "GatewayError") -> str:

@@ -1,6 +1,7 @@
 """How a socket is opened, accepted and left; and since when the other side is silent."""
 
 import asyncio
+import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import urlsplit
@@ -159,6 +160,10 @@ def _reason(exc: Exception) -> str:
             return "connection refused"
         case TimeoutError():
             return f"no answer in {OPEN_SECONDS:.0f} s"
+        case ssl.SSLCertVerificationError():
+            return f"its certificate is not trusted: {exc.verify_message.rstrip('.')}"
+        case ssl.SSLError():
+            return f"it speaks no TLS that we understand ({exc.reason})"
         case OSError():
             return exc.strerror or str(exc)
     return f"what answers there speaks no WebSocket ({exc})"
