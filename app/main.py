@@ -4,6 +4,7 @@ Settings -> Dialect (v1 or v2) + Pool (channels) -> GoogleRecognizer for each se
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -51,11 +52,14 @@ from app.signals import before_the_end
 from app.speech import languages
 from app.speech.credentials import GoogleAccess, NoCredentials, google_access
 from app.speech.dialect import Dialect
+from app.speech.elsewhere import connector
 from app.speech.gate import LEAD_IN_SECONDS, Gate
 from app.speech.google import GoogleRecognizer
 from app.speech.limits import LegLimits
 from app.speech.pool import CHANNEL_OPTIONS, Pool, PoolLimits
 from app.store import MemoryStore, Store
+
+log = logging.getLogger(__name__)
 
 BREAKER_FAILURES, BREAKER_SECONDS = 20, 5.0
 """So many failed legs in a row, of whatever session, and nobody tries for so long; then one does."""
@@ -89,7 +93,8 @@ def create_app(settings: Settings) -> FastAPI:
                 ),
             )
             stack.push_async_callback(pool.close)
-            await pool.answers(READY_SECONDS)
+            if not await pool.answers(READY_SECONDS):
+                log.warning("the upstream, %s, does not answer: %s", settings.upstream, await pool.why(READY_SECONDS))
             breaker = Breaker(BREAKER_FAILURES, BREAKER_SECONDS)
             app.state.upstream_trouble = lambda: _upstream_trouble(pool, breaker)
             recognize = _recognize(settings, dialect, pool, breaker=breaker, codes=codes, gate_for=gate_for)
@@ -299,7 +304,7 @@ async def _connector(
         emulator = EmbeddedEmulator(settings.emulator_workers)
         stack.push_async_callback(emulator.stop)
         address = await emulator.start()
-    return lambda: grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return connector(address, settings.upstream_tls, CHANNEL_OPTIONS)
 
 
 GateFor = Callable[[SessionConfig], Gate | None]

@@ -17,10 +17,10 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from app.addresses import is_loopback
 from app.core.protocol import LANGUAGE_CODE
-from app.tls import BadPem, ServerTls, check_pair
+from app.tls import BadPem, ChannelTls, ServerTls, check_authorities, check_pair
 
 PREFIX = "GATEWAY_"
-_GRPC = re.compile(r"^grpc://([^/\s:]+:(\d{1,5}))$", re.ASCII)
+_GRPC = re.compile(r"^grpcs?://([^/\s:]+:(\d{1,5}))$", re.ASCII)
 _LANGUAGE_CODE = re.compile(LANGUAGE_CODE)
 """As a client's `language_codes` are checked."""
 _ORIGIN = re.compile(r"^[a-z][a-z0-9+.-]*://[^/\s?#]+/?$", re.ASCII | re.IGNORECASE)
@@ -89,8 +89,16 @@ class Settings(BaseSettings):
 
     upstream: str = Field(
         "emulator",
-        description="emulator (a local Speech-to-Text in child processes), google, or grpc://HOST:PORT in plaintext.",
+        description="emulator (a local Speech-to-Text in child processes), google, grpc://HOST:PORT in plaintext, or "
+        "grpcs://HOST:PORT with TLS.",
     )
+    upstream_ca_file: Path | None = Field(
+        None, description="For grpcs: PEM file with the authorities to trust; default: the public ones that gRPC ships."
+    )
+    upstream_certificate_file: Path | None = Field(
+        None, description="For grpcs: PEM file with the gateway's own certificate, where the upstream asks for one."
+    )
+    upstream_key_file: Path | None = Field(None, description="PEM file with that certificate's key, unencrypted.")
     speech_api: Literal["v1", "v2"] = Field("v2", description="Version of the Speech-to-Text API: v2 or v1.")
     google_project: str | None = Field(None, description="Google Cloud project; default: the one of the credentials.")
     google_location: str = Field(
@@ -294,7 +302,7 @@ class Settings(BaseSettings):
     def _known_upstream(cls, value: str) -> str:
         elsewhere = _GRPC.match(value)
         if value not in {"emulator", "google"} and not elsewhere:
-            raise ValueError(f"{value!r} is none of emulator, google, grpc://HOST:PORT")
+            raise ValueError(f"{value!r} is none of emulator, google, grpc://HOST:PORT, grpcs://HOST:PORT")
         if elsewhere and not 1 <= int(elsewhere[2]) <= 65535:
             raise ValueError(f"{value!r} has no port from 1 to 65535")
         return value
@@ -307,7 +315,10 @@ class Settings(BaseSettings):
             raise ValueError("it is neither memory:// nor redis://HOST:PORT/N")  # may hold a password: not shown
         return value
 
-    @field_validator("google_credentials_file", "api_keys_file", "tls_certificate_file", "tls_key_file")
+    @field_validator(
+        *("google_credentials_file", "api_keys_file", "tls_certificate_file", "tls_key_file"),
+        *("upstream_ca_file", "upstream_certificate_file", "upstream_key_file"),
+    )
     @classmethod
     def _file_exists(cls, value: Path | None) -> Path | None:
         if value is not None and not value.is_file():
@@ -328,6 +339,14 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _certificates_fit(self) -> "Settings":
         _check_pair("TLS", self.tls_certificate_file, self.tls_key_file)
+        _check_pair("UPSTREAM", self.upstream_certificate_file, self.upstream_key_file)
+        if self.upstream_ca_file is not None:
+            _told(f"{PREFIX}UPSTREAM_CA_FILE", check_authorities, self.upstream_ca_file)
+        for name in ("upstream_ca_file", "upstream_certificate_file"):
+            if getattr(self, name) is not None and not self.upstream.startswith("grpcs://"):
+                raise ValueError(
+                    f"{PREFIX}{name.upper()} is for GATEWAY_UPSTREAM=grpcs://HOST:PORT, not for {self.upstream}"
+                )
         return self
 
     @property
@@ -360,6 +379,13 @@ class Settings(BaseSettings):
         """HOST:PORT of an upstream elsewhere."""
         elsewhere = _GRPC.match(self.upstream)
         return elsewhere[1] if elsewhere else None
+
+    @property
+    def upstream_tls(self) -> ChannelTls | None:
+        """For grpcs:// alone."""
+        if not self.upstream.startswith("grpcs://"):
+            return None
+        return ChannelTls(self.upstream_ca_file, self.upstream_certificate_file, self.upstream_key_file)
 
     @property
     def tls(self) -> ServerTls | None:

@@ -28,6 +28,15 @@ class ServerTls:
         return context
 
 
+@dataclass(frozen=True, slots=True)
+class ChannelTls:
+    """To an upstream elsewhere."""
+
+    authorities: Path | None
+    certificate: Path | None
+    key: Path | None
+
+
 def load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
     """A certificate, and the key that fits it. Raises BadPem."""
     _look_into(certificate, "CERTIFICATE-----", "certificate")
@@ -47,6 +56,15 @@ def load_pair(context: ssl.SSLContext, certificate: Path, key: Path) -> None:
 def check_pair(certificate: Path, key: Path) -> None:
     """Raises BadPem."""
     load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), certificate, key)
+
+
+def check_authorities(path: Path) -> None:
+    """Certificates of those who may issue others. Raises BadPem."""
+    _look_into(path, "CERTIFICATE-----", "certificate")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(path)
+    except ssl.SSLError as error:
+        raise BadPem(f"{str(path)!r}: {error.reason or error}") from error
 
 
 def _look_into(path: Path, mark: str, what: str) -> None:

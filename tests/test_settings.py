@@ -52,7 +52,7 @@ def test_languages_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch) -
     [
         ("PORT", "abc", "GATEWAY_PORT: 'abc': Input should be a valid integer"),
         ("PORT", "70000", "less than or equal to 65535"),
-        ("UPSTREAM", "azure", "'azure' is none of emulator, google, grpc://HOST:PORT"),
+        ("UPSTREAM", "azure", "'azure' is none of emulator, google, grpc://HOST:PORT, grpcs://HOST:PORT"),
         ("UPSTREAM", "grpc://nowhere", "'grpc://nowhere' is none of"),
         ("UPSTREAM", "grpc://h:99999", "GATEWAY_UPSTREAM: 'grpc://h:99999' has no port from 1 to 65535"),
         ("UPSTREAM", "grpc://h:0", "'grpc://h:0' has no port from 1 to 65535"),
@@ -84,6 +84,9 @@ def test_languages_are_a_comma_separated_list(monkeypatch: pytest.MonkeyPatch) -
         ("AUTH_FAILURES_PER_MINUTE", "0", "greater than or equal to 1"),
         ("TLS_KEY_FILE", "/nonexistent.pem", "GATEWAY_TLS_KEY_FILE: there is no file '/nonexistent.pem'"),
         ("TLS_CERTIFICATE_FILE", __file__, "GATEWAY_TLS_KEY_FILE go together: GATEWAY_TLS_KEY_FILE is missing"),
+        ("UPSTREAM_KEY_FILE", __file__, "go together: GATEWAY_UPSTREAM_CERTIFICATE_FILE is missing"),
+        ("UPSTREAM_CA_FILE", __file__, f"GATEWAY_UPSTREAM_CA_FILE: there is no certificate in PEM in '{__file__}'"),
+        ("UPSTREAM", "grpcs://nowhere", "'grpcs://nowhere' is none of"),
         ("PROT", "1", "GATEWAY_PROT: there is no such setting; did you mean GATEWAY_PORT?"),
     ],
 )
@@ -101,6 +104,7 @@ def test_a_wrong_setting_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, na
         ("trusted_proxies", "*"),
         ("trusted_proxies", "10.0.0.0/8, ::1, 192.0.2.7"),
         ("upstream", "grpc://stt.example:65535"),
+        ("upstream", "grpcs://stt.example:443"),
         ("language_codes", "auto,en,cmn-Hans-CN"),
     ],
 )
@@ -163,6 +167,8 @@ def test_a_key_that_does_not_fit_is_told(authority: Authority) -> None:
     mixed = Pair(one.certificate, other.key)
     said = f"the key in '{other.key}' does not fit the certificate in '{one.certificate}'"
     assert f"GATEWAY_TLS_CERTIFICATE_FILE and GATEWAY_TLS_KEY_FILE: {said}" in _told(**mixed.settings())
+    upstream = {"upstream": "grpcs://h:1"} | mixed.settings("upstream")
+    assert f"GATEWAY_UPSTREAM_CERTIFICATE_FILE and GATEWAY_UPSTREAM_KEY_FILE: {said}" in _told(**upstream)
 
 
 def test_an_encrypted_key_is_told_and_nobody_is_asked(authority: Authority) -> None:
@@ -184,3 +190,11 @@ def test_a_file_that_is_cut_off_is_told(authority: Authority) -> None:
     pair = authority.issue()
     pair.certificate.write_bytes(pair.certificate.read_bytes()[:200])
     assert f"'{pair.certificate}' with '{pair.key}': " in _told(**pair.settings())
+
+
+@pytest.mark.parametrize("upstream", ["emulator", "google", "grpc://h:1"])
+def test_certificates_for_an_upstream_without_tls_are_told(authority: Authority, upstream: str) -> None:
+    """Who gives them believes that they are used."""
+    said = f"is for GATEWAY_UPSTREAM=grpcs://HOST:PORT, not for {upstream}"
+    assert said in _told(upstream=upstream, upstream_ca_file=authority.ca)
+    assert said in _told(upstream=upstream, **authority.issue().settings("upstream"))

@@ -100,11 +100,18 @@ def refuses(code: grpc.StatusCode, text: str) -> Script:
 class ScriptedUpstream:
     """`async with ScriptedUpstream() as upstream: ... upstream.address`. `script` may be changed at any time."""
 
-    def __init__(self, script: Script | None = None, max_streams: int = 100, port: int = 0) -> None:
+    def __init__(
+        self,
+        script: Script | None = None,
+        max_streams: int = 100,
+        port: int = 0,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         self.script = script or hears_bytes()
         self.calls: list[Call] = []
         self.address = ""
         self._port = port
+        self._credentials = credentials
         self._server = grpc.aio.server(options=[("grpc.max_concurrent_streams", max_streams)])
         self._called = asyncio.Condition()
 
@@ -118,9 +125,14 @@ class ScriptedUpstream:
             service = f"google.cloud.speech.{api}.Speech"
             handler = grpc.method_handlers_generic_handler(service, {"StreamingRecognize": method})
             self._server.add_generic_rpc_handlers((handler,))
-        self.address = f"127.0.0.1:{self._server.add_insecure_port(f'127.0.0.1:{self._port}')}"
+        self.address = f"127.0.0.1:{self._open(f'127.0.0.1:{self._port}')}"
         await self._server.start()
         return self
+
+    def _open(self, address: str) -> int:
+        if self._credentials is None:
+            return self._server.add_insecure_port(address)
+        return self._server.add_secure_port(address, self._credentials)
 
     async def __aexit__(self, *_: object) -> None:
         await self._server.stop(None)

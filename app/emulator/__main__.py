@@ -12,14 +12,17 @@ import sys
 from pathlib import Path
 
 from app.emulator.faults import BadSpec, parse
+from app.emulator.injection import Faults
 from app.emulator.models import ModelMissing
 from app.emulator.options import Options
 from app.emulator.pool import WorkerFailed
 from app.emulator.server import Emulator
+from app.tls import BadPem, check_authorities, check_pair
 
 
 def main() -> int:
-    arguments = _parser().parse_args()
+    parser = _parser()
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     options = Options(
         host=arguments.host,
@@ -32,7 +35,11 @@ def main() -> int:
         faults=tuple(arguments.fault),
         seed=arguments.seed,
         connection_faults=arguments.connection_faults,
+        tls_certificate=arguments.tls_certificate,
+        tls_key=arguments.tls_key,
+        client_ca=arguments.client_ca,
     )
+    _check_tls(parser, options)
     if sys.version_info < (3, 12) and hasattr(os, "pidfd_open"):
         asyncio.set_child_watcher(asyncio.PidfdChildWatcher())  # as from 3.12 on; else a thread waits for each worker
     try:
@@ -41,6 +48,23 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0
+
+
+def _check_tls(parser: argparse.ArgumentParser, options: Options) -> None:
+    """Ends the program where it would not do what it was asked for."""
+    certificate, key, authority = options.tls_certificate, options.tls_key, options.client_ca
+    if certificate is None or key is None:
+        if certificate or key or authority:
+            parser.error("--tls-certificate and --tls-key go together; --client-ca is for both of them")
+        return
+    if Faults(options).wants_forwarder:
+        parser.error("faults of connections need plaintext: leave out --tls-certificate or the faults")
+    try:
+        check_pair(certificate, key)
+        if authority:
+            check_authorities(authority)
+    except BadPem as error:
+        parser.error(str(error))
 
 
 async def _serve(options: Options, *, exit_with_stdin: bool) -> None:
@@ -88,6 +112,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--fault", type=_spec, action="append", default=[], help="inject one; may be repeated")
     parser.add_argument("--seed", type=int, default=default.seed, help="of the faults (default: %(default)s)")
     parser.add_argument("--connection-faults", action="store_true", help="let such be set at run time")
+    parser.add_argument("--tls-certificate", type=Path, help="PEM file, with its chain: serve with TLS")
+    parser.add_argument("--tls-key", type=Path, help="PEM file with its key, unencrypted")
+    parser.add_argument(
+        "--client-ca", type=Path, help="PEM file: serve only clients with a certificate of this authority"
+    )
     parser.add_argument("--exit-with-stdin", action="store_true", help="end when stdin does")
     return parser
 

@@ -19,6 +19,9 @@ class Options:
     faults: tuple[str, ...] = ()  # specs, see faults.py
     seed: int = 0  # of the faults
     connection_faults: bool = False  # whether such faults may be set later, too
+    tls_certificate: Path | None = None  # PEM, with its chain; plaintext without
+    tls_key: Path | None = None
+    client_ca: Path | None = None  # PEM; only clients with a certificate of this authority are served
 
     @property
     def worker_count(self) -> int:

@@ -43,7 +43,7 @@ class Emulator:
         services = [handler(api, self.pool, languages, self.faults) for api in (V1(), V2())]
         self._server.add_generic_rpc_handlers([*services, control(self.faults)])
         address = f"{self.options.host}:{self.options.port}"
-        port = self._server.add_insecure_port("127.0.0.1:0" if self.faults.wants_forwarder else address)
+        port = self._open(self._server, "127.0.0.1:0" if self.faults.wants_forwarder else address)
         try:
             await self.pool.start()
         except BaseException:
@@ -59,6 +59,14 @@ class Emulator:
         if self.faults.forwarder:
             await self.faults.forwarder.stop()
         await self.pool.stop()
+
+    def _open(self, server: grpc.aio.Server, address: str) -> int:
+        certificate, key, authority = self.options.tls_certificate, self.options.tls_key, self.options.client_ca
+        if certificate is None or key is None:
+            return server.add_insecure_port(address)
+        pairs = [(key.read_bytes(), certificate.read_bytes())]
+        asked = authority.read_bytes() if authority else None
+        return server.add_secure_port(address, grpc.ssl_server_credentials(pairs, asked, asked is not None))
 
     async def _forward(self, backend: int) -> int:
         self.faults.forwarder = Forwarder(self.options.host, self.options.port, backend)

@@ -12,6 +12,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 
@@ -267,6 +268,15 @@ class Pool:
         except TimeoutError:
             return False
         return True
+
+    async def why(self, seconds: float) -> str:
+        """Why the first channel does not get connected, as far as gRPC tells: only a call is told."""
+        check: Any = self._members[0].channel.unary_unary("/grpc.health.v1.Health/Check")
+        try:
+            await check(b"", timeout=seconds)
+        except grpc.aio.AioRpcError as error:
+            return error.details() or error.code().name
+        return "it answers now"
 
     async def close(self) -> None:
         for member in self._members:
