@@ -8,6 +8,7 @@ test on uvloop, which swallows what a signal's handler raises.
 import asyncio
 import functools
 import inspect
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.gateway import Gateway, run_gateway
 from tests.redis_server import RedisServer, redis_server
 from tests.upstream import ScriptedUpstream
 
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # tests import ONNX Runtime by themselves, too
 TEST_SECONDS = 300
 """Below pytest's own `timeout`, which ends the whole run. Most of the longest tests take 20 s on two idle cores."""
 

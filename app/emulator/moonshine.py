@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+import app.quiet_onnx  # noqa: F401 - what comes loads ONNX Runtime
+
+# isort: split
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray

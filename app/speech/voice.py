@@ -4,6 +4,9 @@ The network is loaded once for all sessions; what it remembers of a voice is eac
 is called, on one core, for about 0.3 ms per 100 ms of one channel: no thread is worth that.
 """
 
+import app.quiet_onnx  # noqa: F401 - what comes loads ONNX Runtime
+
+# isort: split
 import numpy as np
 import soxr
 from numpy.typing import NDArray
