@@ -676,6 +676,35 @@ async def test_a_stream_that_may_be_dead_is_followed_by_another_before_an_uttera
     assert messages[-1]["upstream_streams"] == 2
 
 
+async def test_a_stream_that_is_dead_while_it_catches_up_is_not_fed_to_the_end(upstream: ScriptedUpstream) -> None:
+    """It takes what was kept and says nothing of it, though somebody spoke: the next one need not wait until it has all
+    of it, and the utterance is not cut meanwhile."""
+    audio = random.Random(1).randbytes(10 * BYTES_PER_SECOND)
+
+    async def script(call: Call) -> AsyncIterator[Any]:
+        first, second = (call in upstream.calls[:1], call in upstream.calls[1:2])
+        if not second:
+            yield call.activity(2, 0)
+        async for _ in call.hear():
+            if not second:
+                yield call.interim("so far", end=len(call.audio))
+            if first and len(call.audio) == len(audio):
+                await call.context.abort(grpc.StatusCode.ABORTED, "Max duration of 5 minutes reached for stream.")
+        yield call.final(name(call.audio), len(call.audio))
+
+    upstream.script = script
+    settings = {"upstream_speed": 4.0, "answer_seconds": 0.3, "max_utterance_seconds": 9.5, "replay_seconds": 60}
+    async with run_gateway(upstream=f"grpc://{upstream.address}", **settings) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, *[audio[at : at + 3200] for at in range(0, len(audio), 3200)])
+            await upstream.called(3)
+            assert len(upstream.calls[1].audio) < 8 * BYTES_PER_SECOND
+            await client.say({"type": "stop"})
+            messages = await client.hear_all()
+    assert [message["end_ms"] for message in messages if message["type"] == "final"] == [10_000]
+    assert upstream.calls[2].audio == audio
+
+
 async def test_a_final_that_is_said_twice_counts_once(gateway: Gateway, upstream: ScriptedUpstream) -> None:
     async def repeats(call: Call) -> AsyncIterator[Any]:
         async for _ in call.hear():

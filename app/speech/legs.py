@@ -248,7 +248,7 @@ class Legs:
         for leg in [*self._legs.values(), *self._roster.retired]:
             if not leg.has_place and now - leg.opened_at >= PATIENCE_SECONDS:
                 self._retry.tell(self._pool.why_full, self._pool.wait_seconds)
-            elif error := self._watchdog.bites(leg, now, self._handover.taken, newest=leg is self._newest):
+            elif error := self._watchdog.bites(leg, now, self._handover.taken, awaited=self._is_awaited(leg)):
                 leg.give_up(error)
             elif leg.took_audio and not leg.ended:
                 self._retry.bears(leg.opened_at)
@@ -256,6 +256,9 @@ class Legs:
             self.change_if_due(now)  # no chunk may come while so much waits
         if self._finished_at is not None and self._retry.waiting and now - self._finished_at >= self._limits.replay:
             self._end_in_time(now)
+
+    def _is_awaited(self, leg: Leg) -> bool:
+        return leg is self._newest or leg.stretch is self._handover.head
 
     def _end_in_time(self, now: float) -> None:
         """All has come, and nobody hears more of it: in parts, perhaps; else what waits for a leg is lost."""
@@ -285,7 +288,7 @@ class Legs:
             settled=handover.settled,
             quiet=self._activity.is_quiet(leg.sent),
         )
-        if change is Change.CUT:
+        if change is Change.CUT and not self._catches_up(leg):
             self.cut(now)
         elif change is Change.GUESS and self._at_work < MAX_LEGS:
             self._guess(leg, now)
@@ -514,9 +517,12 @@ class Legs:
     def _is_old(self, leg: Leg) -> bool:
         """One that catches up is kept to its hard limit: what it was sent ahead would be heard again by the next one,
         and with many changes nobody would ever catch up."""
-        catches_up = leg.behind(self._handover.taken) > self._untold
-        limit = self._limits.hard if catches_up else self._limits.soft
+        limit = self._limits.hard if self._catches_up(leg) else self._limits.soft
         return self._clock() - leg.opened_at >= limit
+
+    def _catches_up(self, leg: Leg) -> bool:
+        """A cut would not shorten what it hears."""
+        return leg.behind(self._handover.taken) > self._untold
 
     def _deafen(self) -> None:
         self.deaf = True

@@ -21,29 +21,31 @@ class Watchdog:
         self._answer = limits.answer
         self._activity = activity
 
-    def bites(self, leg: Leg, now: float, taken: int, *, newest: bool) -> TimeoutError | None:
-        """Why the leg is not worth waiting for any longer. `taken`: so many bytes of the session have come; `newest`:
-        the leg hears what comes now."""
+    def bites(self, leg: Leg, now: float, taken: int, *, awaited: bool) -> TimeoutError | None:
+        """Why the leg is not worth waiting for any longer. `taken`: so many bytes of the session have come; `awaited`:
+        the leg hears what comes now, or its are the next words."""
         if leg.ended or not leg.has_place:
             return None
-        stuck = leg.behind(taken) > self._rate and leg.half_closed_at is None
-        owes = not leg.connected or leg.half_closed_at is not None
-        silent_since = max(leg.heard_at, leg.half_closed_at or 0.0)
-        if stuck or leg.half_closed_at is not None:
-            silent_since = max(silent_since, leg.sent_at)
-        if now - silent_since < self._answer:
+        silent = now - max(leg.heard_at, leg.half_closed_at or 0.0)
+        if silent < self._answer:
             return None
         why = f"no answer for {self._answer:g} s"
-        if owes or stuck:
+        if self._must_move(leg, taken) and now - leg.sent_at >= self._answer:
             return TimeoutError(why)
-        return NoWords(why) if newest and (self._owes_words(leg) or self._is_deaf(leg)) else None
+        if not leg.connected:
+            return TimeoutError(why)
+        return NoWords(why) if awaited and (self._owes_words(leg) or self._is_deaf(leg)) else None
+
+    def _must_move(self, leg: Leg, taken: int) -> bool:
+        """It should be taking audio, or has all of it and is to say its last words."""
+        return leg.half_closed_at is not None or leg.behind(taken) > self._rate
 
     def _is_deaf(self, leg: Leg) -> bool:
         """Not a word from it, not even that somebody speaks, and so much of what it hears is loud. It may be music: if
         the next one says nothing either, the upstream is believed."""
         if not self._interims or leg.said_anything or self._activity.is_doubtful:
             return False
-        return leg.loud >= self._answer * self._rate
+        return min(leg.loud, leg.sent - leg.start) >= self._answer * self._rate
 
     def _owes_words(self, leg: Leg) -> bool:
         """So much speech went into it that it should have said something. Without interims only its first sign of life
