@@ -572,6 +572,14 @@ def test_a_broken_key_file_is_told_as_such(complaint: Complaint, tmp_path: Path,
     assert "Error(" not in line
 
 
+@pytest.mark.parametrize("setting", ["api_keys_file", "jwt_jwks"])
+def test_a_broken_file_of_keys_is_told_as_such(complaint: Complaint, tmp_path: Path, setting: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text("no keys at all")
+    line = complaint(upstream="grpc://127.0.0.1:1", jwt_audience="a", **{setting: str(path)})
+    assert line.startswith(f"GATEWAY_{setting.upper()}: {path}: ")
+
+
 def test_an_unknown_name_in_a_file_of_settings_is_wrong_too(complaint: Complaint, tmp_path: Path) -> None:
     """A mistake in `.env` costs as much as one in the environment; names of others may stand there."""
     (tmp_path / ".env").write_text("OTHERS=1\nGATEWAY_PROT=8080\n")

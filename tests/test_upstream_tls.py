@@ -48,7 +48,7 @@ async def _why_not(upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture,
             await client.say(START, sound(3200))
             assert (await client.hear("warning"))["code"] == "upstream_retrying"
         assert upstream.calls == []
-    (said,) = [record.getMessage() for record in caplog.records if record.name == "app.main"]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "app.assembly.upstream"]
     begin = f"the upstream, grpcs://{upstream.address}, does not answer: "
     assert said.startswith(begin)
     return said.removeprefix(begin)
