@@ -20,7 +20,8 @@ FORBIDDEN = {
     "emulator": "fastapi starlette uvicorn websockets app.api app.core app.speech app.relay app.hub app.settings",
     "auth": "fastapi starlette uvicorn grpc google redis app.api app.speech app.emulator app.settings app.hub",
     "api": "grpc google app.speech app.emulator app.settings app.main app.assembly",
-    "client": "fastapi starlette uvicorn grpc google app.api app.speech app.hub app.relay app.settings app.main app.assembly",
+    "client": "fastapi starlette uvicorn grpc google app.api app.speech app.hub app.relay app.settings app.main "
+    "app.assembly",
 }
 """Room -> what it must not import; `app.*` for all of the project but the room itself."""
 READ_THE_ENVIRONMENT = {"settings.py", "demo.py"}
