@@ -26,7 +26,7 @@ class Socket {
       "Sec-WebSocket-Version: 13",
       `Sec-WebSocket-Key: ${randomBytes(16).toString("base64")}`,
       `Sec-WebSocket-Protocol: ${protocols.join(", ")}`,
-      "Origin: http://test",
+      `Origin: http://${host}`,
     ];
     this.#tcp = connect({ host: hostname, port: Number(port), noDelay: true });
     this.#tcp.on("connect", () => this.#tcp.write(`${lines.join("\r\n")}\r\n\r\n`));
