@@ -246,7 +246,11 @@ class Hub:
         async with turn:
             live = await self._here(message, grant) or await self._claim(message, grant)
             session = live.session
-            await self._redeem(grant, session.id)
+            try:
+                await self._redeem(grant, session.id)
+            except SessionError:
+                session.detach(asyncio.get_running_loop().time())  # it waits for who has a better one
+                raise
             session.resume(message, secrets.token_urlsafe(32), asyncio.get_running_loop().time())
             log.info("session %s resumed: %d", session.id, session.resumes)
             await self._journal.written(live)

@@ -76,6 +76,23 @@ async def test_one_that_lost_the_race_leaves_no_session(two: list[Gateway], keyr
             await winner.hear("stopped")
 
 
+async def test_a_token_that_another_session_was_faster_to_take_costs_the_one_that_is_resumed_nothing(
+    two: list[Gateway], keyring: Keyring
+) -> None:
+    """It waits for its client as before."""
+    started = await come(two[0], (await mint(two[0], keyring)).json()["token"], START)
+    fresh = (await mint(two[0], keyring)).json()["token"]
+    async with connect(f"{two[0].url}?token={fresh}", compression=None) as late:
+        assert (await come(two[1], fresh, START))["type"] == "started"
+        client = Client(late)
+        await client.say(resume(started, 0))
+        assert (await client.hear_all())[-1]["code"] == "unauthenticated"
+    waiting = two[0].hub.registry.lives[started["session_id"]].session
+    assert waiting.detached_at is not None
+    third = (await mint(two[0], keyring)).json()["token"]
+    assert (await come(two[1], third, resume(started, 0)))["type"] == "resumed"
+
+
 async def test_while_redis_is_away_none_is_made_and_none_is_taken(upstream: ScriptedUpstream, keyring: Keyring) -> None:
     """It is told as what it is, and who has a key comes in."""
     with redis_server() as redis:
