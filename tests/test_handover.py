@@ -102,9 +102,12 @@ class Session(RuleBasedStateMachine):
     @rule()
     def the_guess_was_wrong(self) -> None:
         after = self.handover.take_back(self.legs[0].stretch)
-        assert after is self.legs[1].stretch
-        self.retired += self.legs[:2]
-        del self.legs[:2]
+        known = [leg.stretch for leg in self.legs[1:]]
+        assert after and after == known[: len(after)]
+        assert all(stretch.guessed for stretch in after[:-1])
+        assert not after[-1].guessed or len(after) == len(known)
+        self.retired += self.legs[: 1 + len(after)]
+        del self.legs[: 1 + len(after)]
         assert self.handover.head is not None
         self.open(self.handover.head, first=True)
 

@@ -89,14 +89,16 @@ class Handover:
         self.stretches.append(Stretch(offset))
         return self.stretches[-1]
 
-    def take_back(self, stretch: Stretch) -> Stretch | None:
+    def take_back(self, stretch: Stretch) -> list[Stretch]:
         """`stretch`, the oldest, was ended in silence, and that was wrong: it and the one after it are one again, to
-        be heard anew from the last final on. Returns the one after it, where that is possible."""
+        be heard anew from the last final on. So are those that follow at other such seams: nobody who hears it anew
+        would hear what is behind its end. Returns those after it; none where that is not possible."""
         if stretch is not self.head or not stretch.guessed or len(self.stretches) < 2:
-            return None
-        self.stretches.popleft()
-        after = self.stretches.popleft()
-        self.stretches.appendleft(Stretch(self.settled, after.end, after.guessed))
+            return []
+        after, last = [], self.stretches.popleft()
+        while last.guessed and self.stretches:
+            after.append(last := self.stretches.popleft())
+        self.stretches.appendleft(Stretch(self.settled, last.end, last.guessed))
         return after
 
     def split(self, offset: int) -> None:

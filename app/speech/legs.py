@@ -306,10 +306,10 @@ class Legs:
     def _take_back(self, leg: Leg) -> bool:
         """Somebody spoke where `leg` was ended in silence, as it seemed: one leg hears all of it anew."""
         after = self._handover.take_back(leg.stretch)
-        if after is None:
+        if not after:
             return False
         self._retire(leg)
-        if younger := self._legs.get(after):
+        for younger in [self._legs[stretch] for stretch in after if stretch in self._legs]:
             self._retire(younger)
         self._changes.keep(self._handover.settled)
         if stretch := self._handover.head:
@@ -440,7 +440,7 @@ class Legs:
         first = begin + size // 4
         middle = self._handover.chunks(head, first - first % frame, begin + size - size // 4)
         if (seam := quietest(middle, self._encoding)) is not None:
-            self._handover.split(seam - seam % frame)
+            self._handover.split(seam - (seam - begin) % self._grid)
         return seam is not None
 
     def _hears(self, leg: Leg) -> bool:
