@@ -287,6 +287,37 @@ async def test_a_guess_that_nobody_proves_is_taken_back(upstream: ScriptedUpstre
     assert [m["text"] for m in messages if m["type"] == "final"] == [name(audio)]
 
 
+async def test_dead_streams_that_followed_each_other_in_what_seemed_silence_cut_nothing(
+    upstream: ScriptedUpstream,
+) -> None:
+    """None of them ever said a word: where one ended and the next began, somebody may have spoken."""
+    dead = 3
+
+    async def script(call: Call) -> AsyncIterator[Any]:
+        async for _ in call.hear():
+            pass
+        if call in upstream.calls[:dead]:
+            await asyncio.Event().wait()
+        yield call.final("all of it", len(call.audio))
+
+    upstream.script = script
+    audio = random.Random(1).randbytes(20 * BYTES_PER_SECOND)
+    settings = {"leg_soft_limit_seconds": 0.001, "leg_hard_limit_seconds": 60, "answer_seconds": 2}
+    async with run_gateway(upstream=f"grpc://{upstream.address}", **settings) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START)
+            said = 0
+            while len(upstream.calls) <= dead:
+                await client.say(audio[said : said + 6400])
+                said += 6400
+                await asyncio.sleep(0.01)
+            rest = [audio[at : at + 6400] for at in range(said, len(audio), 6400)]
+            await client.say(*rest, {"type": "stop"})
+            messages = await client.hear_all()
+    assert [m["end_ms"] for m in messages if m["type"] == "final"] == [20_000]
+    assert upstream.calls[-1].audio == audio
+
+
 async def test_a_leg_that_is_not_needed_leaves_the_line(upstream: ScriptedUpstream) -> None:
     """There is one place. While the next leg waits for it, the guess that it follows is taken back."""
     upstream.script = names_samples(every=100_000)
