@@ -393,6 +393,13 @@ async def test_every_field_of_start_reaches_v1(upstream: ScriptedUpstream) -> No
     assert streaming.voice_activity_timeout.speech_start_timeout.seconds == 5
 
 
+@pytest.mark.parametrize("api", ["v1", "v2"])
+async def test_an_empty_list_of_phrases_is_none(upstream: ScriptedUpstream, api: str) -> None:
+    async with run_gateway(upstream=f"grpc://{upstream.address}", speech_api=api) as gateway:
+        messages = await transcribe(gateway, SECOND, phrases=[])
+    assert [message["text"] for message in messages if message["type"] == "final"] == ["0-32000"]
+
+
 async def test_alaw_goes_to_v1_as_the_same_samples_in_linear16(upstream: ScriptedUpstream) -> None:
     upstream.script = hears_bytes(1 << 30)
     async with run_gateway(upstream=f"grpc://{upstream.address}", speech_api="v1") as gateway:

@@ -12,7 +12,7 @@ from google.cloud import speech_v1
 from google.cloud.speech_v1.services.speech.transports import SpeechGrpcAsyncIOTransport
 
 from app.core.errors import invalid
-from app.core.protocol import SessionConfig
+from app.core.protocol import Phrase, SessionConfig
 from app.speech.alaw import alaw_to_linear16
 from app.speech.dialect import Client, Names, check_model, timeouts_ms, wants_activity
 
@@ -87,8 +87,13 @@ class SpeechV1:
                 min_speaker_count=speakers.min_speaker_count,
                 max_speaker_count=speakers.max_speaker_count,
             ),
-            adaptation=config.phrases
-            and _types.SpeechAdaptation(
-                phrase_sets=[{"phrases": [{"value": p.value, "boost": p.boost} for p in config.phrases]}]
-            ),
+            adaptation=_adaptation(config.phrases or []),
         )
+
+
+def _adaptation(phrases: list[Phrase]) -> Any:
+    if not phrases:
+        return None
+    return _types.SpeechAdaptation(
+        phrase_sets=[{"phrases": [{"value": phrase.value, "boost": phrase.boost} for phrase in phrases]}]
+    )

@@ -13,7 +13,7 @@ from google.cloud import speech_v2
 from google.cloud.speech_v2.services.speech.transports import SpeechGrpcAsyncIOTransport
 
 from app.core.errors import invalid
-from app.core.protocol import SessionConfig
+from app.core.protocol import Phrase, SessionConfig
 from app.speech.dialect import Client, Names, check_model, timeouts_ms, wants_activity
 
 _types = speech_v2.types
@@ -103,12 +103,7 @@ class SpeechV2:
             model=config.model or self._model,
             language_codes=config.language_codes,
             features=self._features(config),
-            adaptation=config.phrases
-            and _types.SpeechAdaptation(
-                phrase_sets=[
-                    {"inline_phrase_set": {"phrases": [{"value": p.value, "boost": p.boost} for p in config.phrases]}}
-                ]
-            ),
+            adaptation=_adaptation(config.phrases or []),
         )
 
     def _features(self, config: SessionConfig) -> Any:
@@ -124,3 +119,10 @@ class SpeechV2:
                 min_speaker_count=speakers.min_speaker_count, max_speaker_count=speakers.max_speaker_count
             ),
         )
+
+
+def _adaptation(phrases: list[Phrase]) -> Any:
+    if not phrases:
+        return None
+    inline = {"phrases": [{"value": phrase.value, "boost": phrase.boost} for phrase in phrases]}
+    return _types.SpeechAdaptation(phrase_sets=[{"inline_phrase_set": inline}])
