@@ -16,6 +16,7 @@ from starlette.types import ASGIApp
 from app import __doc__ as description
 from app import drain
 from app.api import docs, http, tokens, transcripts, ws
+from app.api.described import describe
 from app.api.headers import SecureResponses
 from app.assembly import doors, kept, upstream
 from app.core.breaker import Breaker
@@ -88,6 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(transcripts.router)
     app.include_router(tokens.router)
     app.include_router(ws.router)
+    describe(app)
     app.add_exception_handler(HTTPException, http.on_http_error)
     app.add_exception_handler(RequestValidationError, http.on_bad_request)
     app.add_exception_handler(SessionError, http.on_refusal)

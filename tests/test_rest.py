@@ -185,6 +185,19 @@ async def test_the_api_describes_itself(gateway: Gateway) -> None:
     assert set(described["paths"]["/readyz"]["get"]["responses"]) == {"200", "503"}
 
 
+async def test_the_api_tells_its_refusals(gateway: Gateway) -> None:
+    """Those of each route that asks for a credential, all of one shape; and none that there is not."""
+    described = (await gateway.get("/openapi.json")).json()
+    for path in ("/tokens", "/sessions/{session_id}/transcript", "/metrics"):
+        (operation,) = described["paths"][path].values()
+        assert {"401", "403", "429", "503"} <= set(operation["responses"]), path
+        assert "422" not in operation["responses"]
+        assert operation["security"] == [{"HTTPBearer": []}]
+        refusal = operation["responses"]["401"]["content"]["application/json"]["schema"]
+        assert refusal == {"$ref": "#/components/schemas/Refused"}
+    assert {"code", "message", "retryable"} <= set(described["components"]["schemas"]["Error"]["properties"])
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"), [("GET", "/nothing", 404), ("GET", "/web/../main.py", 404), ("POST", "/healthz", 405)]
 )

@@ -5,9 +5,11 @@ A browser sends `Origin`, and cannot set `Authorization` on a WebSocket: for it 
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import Request
+from fastapi import Request, Security
+from fastapi.security import HTTPBearer
 from limits import RateLimitItemPerMinute
 from limits.aio.storage import MemoryStorage
 from limits.aio.strategies import SlidingWindowCounterRateLimiter
@@ -97,11 +99,15 @@ def access_of(connection: HTTPConnection) -> Access:
     return access
 
 
+Bearer = Annotated[object, Security(HTTPBearer(auto_error=False, description="API key, signed or one-time token"))]
+"""For the OpenAPI document alone: `Access` looks for itself."""
+
+
 async def asks_for_config(request: Request) -> None:
     await access_of(request).check_route(request, "config")
 
 
-async def asks_for_metrics(request: Request) -> None:
+async def asks_for_metrics(request: Request, _: Bearer) -> None:
     await access_of(request).check_route(request, "metrics")
 
 
@@ -109,11 +115,11 @@ async def asks_for_docs(request: Request) -> None:
     await access_of(request).check_route(request, "docs")
 
 
-async def speaker(request: Request) -> Grant:
+async def speaker(request: Request, _: Bearer) -> Grant:
     return await access_of(request).grant(request, "speak")
 
 
-async def maker(request: Request) -> Grant:
+async def maker(request: Request, _: Bearer) -> Grant:
     return await access_of(request).grant(request, "mint")
 
 

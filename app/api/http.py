@@ -11,6 +11,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from app.api.access import asks_for_config, asks_for_metrics
+from app.api.described import ASKS_WHO, refusals
 from app.core.errors import SessionError, invalid
 from app.core.protocol import error_message
 from app.hub import Hub
@@ -104,7 +105,7 @@ async def readyz(request: Request, response: Response) -> Readiness:
     return Readiness(ready=reason == "ok", reason=reason, sessions=hub.sessions)
 
 
-@router.get("/config", dependencies=[Depends(asks_for_config)])
+@router.get("/config", responses=refusals(*ASKS_WHO), dependencies=[Depends(asks_for_config)])
 async def config(request: Request) -> PublicConfig:
     """The effective public settings."""
     public: PublicConfig = request.app.state.public_config
@@ -114,7 +115,7 @@ async def config(request: Request) -> PublicConfig:
 @router.get(
     "/metrics",
     response_class=Response,
-    responses={200: {"content": {METRICS_TYPE: {}}}},
+    responses={200: {"content": {METRICS_TYPE: {}}}, **refusals(*ASKS_WHO)},
     dependencies=[Depends(asks_for_metrics)],
 )
 async def metrics(request: Request) -> Response:
@@ -123,7 +124,11 @@ async def metrics(request: Request) -> Response:
     return Response(page(), media_type=METRICS_TYPE)
 
 
-@router.get("/sample.wav", responses={404: {"description": "The emulator's packages are not installed"}})
+@router.get(
+    "/sample.wav",
+    response_class=Response,
+    responses={200: {"content": {"audio/wav": {}}}, **refusals(404)},
+)
 async def sample(request: Request) -> Response:
     """A recording to try the gateway with: 44 s of English."""
     recording: bytes | None = request.app.state.sample_recording

@@ -6,6 +6,7 @@ from fastapi import APIRouter, Body, Depends, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 from app.api.access import access_of, maker
+from app.api.described import ASKS_WHO, refusals
 from app.auth.one_time import LONGEST_SECONDS
 from app.core.errors import invalid
 from app.core.grant import Bounds, Grant
@@ -32,7 +33,7 @@ class Minted(BaseModel):
     expires_in_seconds: int
 
 
-@router.post("/tokens", status_code=201)
+@router.post("/tokens", status_code=201, responses=refusals(400, *ASKS_WHO))
 async def mint(
     request: Request, response: Response, grant: Annotated[Grant, Depends(maker)], wish: Annotated[Wish, Body()]
 ) -> Minted:

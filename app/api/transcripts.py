@@ -9,6 +9,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request, Response
 
 from app.api.access import speaker
+from app.api.described import ASKS_WHO, refusals
 from app.captions import Captions, Format
 from app.core.errors import SessionError, invalid, unknown
 from app.core.grant import Grant
@@ -22,10 +23,21 @@ MEDIA_TYPES: dict[Format, str] = {
     "srt": "application/x-subrip; charset=utf-8",
     "vtt": "text/vtt; charset=utf-8",
 }
+HEADERS = {
+    "Last-Event": {"description": "Where to go on next time", "schema": {"type": "integer"}},
+    "Session-Ended": {"description": "Whether nothing more comes", "schema": {"type": "boolean"}},
+}
 router = APIRouter()
 
 
-@router.get("/sessions/{session_id}/transcript", response_class=Response)
+@router.get(
+    "/sessions/{session_id}/transcript",
+    response_class=Response,
+    responses={
+        200: {"content": {kind.partition(";")[0]: {} for kind in MEDIA_TYPES.values()}, "headers": HEADERS},
+        **refusals(400, 404, *ASKS_WHO),
+    },
+)
 async def transcript(
     request: Request,
     session_id: str,
