@@ -11,6 +11,7 @@ import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from itertools import pairwise
 from typing import Any
 
 import uvloop
@@ -206,7 +207,7 @@ async def bystander(gateway: Gateway, door: Door) -> AsyncIterator[None]:
     assert messages[-1]["type"] == "stopped", messages[-1]
     sent = messages[-1]["audio_ms"] * 32
     cuts = [*range(0, sent, EVERY), sent]
-    assert [m["text"] for m in messages if m["type"] == "final"] == [f"{a}-{b}" for a, b in zip(cuts, cuts[1:])]
+    assert [m["text"] for m in messages if m["type"] == "final"] == [f"{a}-{b}" for a, b in pairwise(cuts)]
 
 
 async def _speak_on(client: Client) -> None:

@@ -37,7 +37,14 @@ def bearer(token: str) -> Door:
 def doors(ring: Keyring) -> st.SearchStrategy[Door]:
     """Half of them let their visitor in."""
     good = [ring.keys["app"], ring.signed(), ring.signed("ES256")]
-    wrong = [ring.keys["ops"], ring.signed(aud="others"), ring.signed(exp=1), ring.signed(key="x" * 32), "cgt_none", "a.b.c"]
+    wrong = [
+        ring.keys["ops"],
+        ring.signed(aud="others"),
+        ring.signed(exp=1),
+        ring.signed(key="x" * 32),
+        "cgt_none",
+        "a.b.c",
+    ]
     tokens = st.sampled_from(wrong) | WORD | st.sampled_from(good).map(lambda token: token[:-1])
     scheme = st.sampled_from(["Bearer ", "bearer  ", "Basic ", "Bearer", ""])
     return st.one_of(
@@ -47,7 +54,9 @@ def doors(ring: Keyring) -> st.SearchStrategy[Door]:
         st.builds(
             Door,
             headers=st.lists(st.builds(lambda s, t: ("Authorization", s + t), scheme, tokens), max_size=2).map(tuple),
-            subprotocols=st.lists(WORD | tokens.map(lambda token: f"bearer.{token}"), max_size=3, unique=True).map(tuple),
+            subprotocols=st.lists(WORD | tokens.map(lambda token: f"bearer.{token}"), max_size=3, unique=True).map(
+                tuple
+            ),
             origin=st.none() | st.sampled_from(["null", "https://evil.example", "http://127.0.0.1", "x"]),
             token=st.none() | tokens,
         ),
@@ -80,7 +89,14 @@ MORE = [
     b"Host: \xff:99999",
     b"X: " + b"x" * 9000,
 ]
-TARGETS = [b"/", b"/ws/transcribe?token=%ff%00", b"/ws/transcribe?token=a&token=b", b"/ws/%2e%2e/metrics", b"//ws", b"*"]
+TARGETS = [
+    b"/",
+    b"/ws/transcribe?token=%ff%00",
+    b"/ws/transcribe?token=a&token=b",
+    b"/ws/%2e%2e/metrics",
+    b"//ws",
+    b"*",
+]
 
 
 @st.composite

@@ -68,7 +68,12 @@ WORDS = [
 DEEP = ["@deep-lists", "@deep-objects", "@long"]
 """Stand for what json.dumps could not write."""
 ODD: st.SearchStrategy[Any] = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=9) | st.sampled_from([*HUGE, *WORDS, *DEEP]),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=9)
+    | st.sampled_from([*HUGE, *WORDS, *DEEP]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5), inner, max_size=4),
     max_leaves=6,
 )
@@ -148,8 +153,7 @@ def written(message: Any) -> str:
     text = text.replace('"$last_event"', "$last_event")
     for name, opens, closes in (("lists", "[", "]"), ("objects", '{"a":', "}")):
         text = text.replace(f'"@deep-{name}"', f"{opens * 3000}1{closes * 3000}")
-    text = text.replace("@long", "x" * 70_000)
-    return text
+    return text.replace("@long", "x" * 70_000)
 
 
 def _places(value: Any) -> list[Path]:
@@ -235,7 +239,9 @@ ODD_FRAMES = st.builds(
 CONTROLS = st.builds(wire, st.sampled_from([0x89, 0x8A, 0x09, 0x0A]), st.binary(max_size=140))
 CLOSES = st.builds(
     lambda code, reason: wire(0x88, code.to_bytes(2, "big") + reason),
-    st.sampled_from([0, 999, 1000, 1001, 1004, 1005, 1006, 1007, 1012, 1015, 1016, 2999, 3000, 4000, 4999, 5000, 65535]),
+    st.sampled_from(
+        [0, 999, 1000, 1001, 1004, 1005, 1006, 1007, 1012, 1015, 1016, 2999, 3000, 4000, 4999, 5000, 65535]
+    ),
     st.binary(max_size=130),
 )
 """None with 1011: the answer would say the same."""
@@ -264,9 +270,7 @@ EMPTY_PIECES = st.just(1000).map(lambda count: Raw(wire(0x02, b"a") + wire(0x00,
 
 GOOD: st.SearchStrategy[Saying] = AUDIO | LATER_MESSAGES.map(written)
 BAD: st.SearchStrategy[Saying] = st.one_of(TEXTS, RAW, EMPTY_PIECES, AUDIO, large(65_537), MESSAGES.map(written))
-LEAVES: st.SearchStrategy[Leaves] = st.sampled_from(
-    ["listens", "listens", "listens", "closes", "vanishes"]
-)
+LEAVES: st.SearchStrategy[Leaves] = st.sampled_from(["listens", "listens", "listens", "closes", "vanishes"])
 
 
 @st.composite

@@ -47,13 +47,14 @@ def play(arena: Arena, number: int, first: int | None, game: Game) -> None:
     before = None
     for index, size in enumerate(_rounds(number)):
         with arena.beside_a_bystander():
-            _round(game(), size, None if first is None else first + index)
+            play_once(game(), size, None if first is None else first + index)
         before = before or census()
         more = {kind: count for kind, count in (census() - before).items() if count > SLACK}
         assert not more, f"objects that are left after {number} visits: {more}"
 
 
-def _round(game: Callable[[], None], size: int, first: int | None) -> None:
+def play_once(game: Callable[[], None], size: int, first: int | None) -> None:
+    """`first`: the seed."""
     chosen = settings(
         max_examples=size,
         deadline=None,
