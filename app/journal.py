@@ -88,17 +88,20 @@ class Journal:
     async def _write(self) -> None:
         while True:
             await self._work.wait()
-            batch = [live for live, _ in zip(self._marked, range(BATCH), strict=False)]
-            for live in batch:
-                del self._marked[live]
-            if not self._marked:
-                self._work.clear()
-            await self._save(batch)
+            await self._save(self._take_batch())  # no name for it here: while nobody comes it would be kept
             self._turn.set()
             self._turn = asyncio.Event()
             if self.away:
                 await asyncio.sleep(TRY_AGAIN_SECONDS)
                 self._work.set()  # whether or not there is something to write: is it back?
+
+    def _take_batch(self) -> list[Live]:
+        batch = [live for live, _ in zip(self._marked, range(BATCH), strict=False)]
+        for live in batch:
+            del self._marked[live]
+        if not self._marked:
+            self._work.clear()
+        return batch
 
     async def _save(self, batch: list[Live]) -> None:
         now = self._clock()

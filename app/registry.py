@@ -111,11 +111,14 @@ class Registry:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            for number, live in enumerate(list(self.lives.values())):
-                if number % GROUP == GROUP - 1:
-                    await asyncio.sleep(0)
-                if self.lives.get(live.session.id) is live:
-                    self._tick_one(live, self._clock())
+            await self._tick_all()
+
+    async def _tick_all(self) -> None:
+        for number, live in enumerate(list(self.lives.values())):
+            if number % GROUP == GROUP - 1:
+                await asyncio.sleep(0)
+            if self.lives.get(live.session.id) is live:
+                self._tick_one(live, self._clock())
 
     def _tick_one(self, live: Live, now: float) -> None:
         """What goes wrong is this session's alone."""

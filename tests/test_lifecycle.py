@@ -1,6 +1,7 @@
 """How sessions and the gateway itself end: whatever vanishes leaves no session, task, call or process behind."""
 
 import asyncio
+import gc
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import struct
 import sys
 import threading
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
 from importlib.util import find_spec
@@ -171,6 +173,20 @@ async def test_a_hundred_sessions_come_and_go(upstream: ScriptedUpstream) -> Non
         for wave in range(5):
             await asyncio.gather(*[visit(wave * 20 + number) for number in range(20)])
         await stage.is_left_clean()
+
+
+async def test_sessions_that_ended_at_once_are_not_kept_until_somebody_comes(upstream: ScriptedUpstream) -> None:
+    """Each has up to two minutes of audio."""
+    async with staged(upstream) as stage, AsyncExitStack() as clients:
+        for _ in range(12):
+            client = await clients.enter_async_context(Client.connect(stage.gateway))
+            await client.say(START, SECOND)
+            await client.hear("final")
+        lives = [weakref.ref(live) for live in stage.gateway.hub.registry.lives.values()]
+        assert len(lives) == 12
+        await clients.aclose()
+        await stage.is_left_clean()
+        await until(lambda: gc.collect() >= 0 and not [live for live in lives if live() is not None])
 
 
 # The upstream goes ----------------------------------------------------------------------------------------
