@@ -3,7 +3,8 @@
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from weakref import WeakValueDictionary
 
@@ -27,6 +28,8 @@ AWAY_RETRY_MS = 1_000
 RESERVE = 10
 """A place over the limit for each so many, and at least one, for who resumes a session that is here: its old connection
 may be dead without anybody having noticed."""
+SILENT_SECONDS = 1.0
+"""Where every place is taken, who has said nothing for so long makes room: clients speak as soon as they are in."""
 BEHIND_SECONDS = 2.0
 """A store that is back has by then what was told while it was away."""
 
@@ -55,6 +58,14 @@ class HubLimits:
     """While the store is away no new session is opened."""
 
 
+class _MadeRoomError(SessionError):
+    """Every place was taken, and this connection had said nothing for the longest time."""
+
+    def __init__(self) -> None:
+        text = "every place is taken, and this connection has said nothing for the longest time"
+        super().__init__("overloaded", text, retry_after_ms=RETRY_AFTER_MS)
+
+
 class Hub:
     def __init__(
         self,
@@ -81,6 +92,10 @@ class Hub:
         self.links_over = 0
         """So many there were."""
         self._sockets = 0
+        self._silent: dict[asyncio.Timeout, float] = {}
+        """Of those that have said nothing yet: what ends the wait for it, and since when. The longest comes first."""
+        self._outgoing = 0
+        """Sockets that had to make room, and are being told."""
         self._coming = 0
         """Sessions that are, from other gateways, or where it is not known yet whether they may."""
 
@@ -104,15 +119,33 @@ class Hub:
 
     @property
     def _taken(self) -> int:
-        return max(self._sockets, self.sessions)
+        return max(self._sockets - self._outgoing, self.sessions)
 
     def admit(self) -> None:
         """Before the upgrade. Raises SessionError when no session may be opened now, nor gone on with."""
         if self.registry.closing:
             raise going_down(AWAY_RETRY_MS)
         limit = self._limits.max_sessions
-        if self._sockets >= limit + max(1, limit // RESERVE):
+        inside = self._sockets - self._outgoing
+        if inside >= limit + max(1, limit // RESERVE) and not self._make_room():
             raise SessionError("overloaded", self.places, retry_after_ms=RETRY_AFTER_MS)
+
+    def _make_room(self) -> bool:
+        """Who has been silent for the longest time goes, if that is long enough."""
+        now = asyncio.get_running_loop().time()
+        longest = next(iter(self._silent), None)
+        if longest is None or now - self._silent[longest] < SILENT_SECONDS:
+            return False
+        del self._silent[longest]
+        self._outgoing += 1
+        longest.reschedule(now)
+        return True
+
+    @contextmanager
+    def link(self, grant: Grant) -> Iterator[None]:
+        """One connection of who has this grant, from before the upgrade to its end."""
+        with self._quota.link(grant):
+            yield
 
     async def knock(self, grant: Grant) -> None:
         """After `admit`. Raises SessionError where nothing that this credential may say now would be obeyed."""
@@ -128,10 +161,9 @@ class Hub:
         """One accepted socket of who has this grant, until it is closed."""
         self._sockets += 1
         try:
-            with self._quota.link(grant):
-                relay = await self._link(socket, grant)
-                if relay is not None:
-                    await self.registry.run(relay)
+            relay = await self._link(socket, grant)
+            if relay is not None:
+                await self.registry.run(relay)
         except Disconnected:
             pass
         finally:
@@ -146,16 +178,17 @@ class Hub:
                     return await self._open(start, socket, grant)
                 case Resume() as message:
                     return await self._resume(message, socket, grant)
+        except _MadeRoomError as error:
+            try:
+                await refuse(socket, error)
+            finally:
+                self._outgoing -= 1
         except SessionError as error:
             await refuse(socket, error)
         return None
 
     async def _first_message(self, socket: Socket) -> Start | Resume:
-        try:
-            async with asyncio.timeout(self._limits.start):
-                frame = await socket.receive()
-        except TimeoutError:
-            raise SessionError("start_timeout", f"no `start` within {self._limits.start:g} s") from None
+        frame = await self._first_frame(socket)
         if isinstance(frame, bytes):
             raise SessionError("bad_order", "the first message must be `start` or `resume`, not audio")
         match parse(frame, self._limits.frame_bytes):
@@ -164,6 +197,20 @@ class Hub:
             case other:
                 kind = type(other).__struct_config__.tag
                 raise SessionError("bad_order", f"the first message must be `start` or `resume`, not `{kind}`")
+
+    async def _first_frame(self, socket: Socket) -> str | bytes:
+        patience = asyncio.timeout(self._limits.start)
+        try:
+            async with patience:
+                self._silent[patience] = asyncio.get_running_loop().time()
+                return await socket.receive()
+        except TimeoutError:
+            if patience not in self._silent:
+                raise _MadeRoomError from None
+            raise SessionError("start_timeout", f"no `start` within {self._limits.start:g} s") from None
+        finally:
+            if self._silent.pop(patience, None) is None and not patience.expired():
+                self._outgoing -= 1  # it spoke, or went, in the very moment
 
     async def _open(self, start: Start, socket: Socket, grant: Grant) -> Relay:
         if self.registry.closing:

@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     )
     open_routes: Annotated[tuple[str, ...], NoDecode] = Field(
         ("config",),
-        description="Of config, metrics, docs: which everybody may read; the others want a key that may `operate`.",
+        description="Of config, metrics, docs: everybody may read these, or none; others want a key that may `operate`.",
     )
     auth_failures_per_minute: int = Field(
         30, ge=1, description="Credentials of one address that are refused with 401; then with 429."
@@ -247,7 +247,7 @@ class Settings(BaseSettings):
     @classmethod
     def _language_codes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for code in value:
-            if not _LANGUAGE_CODE.match(code):
+            if not _LANGUAGE_CODE.fullmatch(code):
                 raise ValueError(f"{code!r} is no BCP-47 code such as en-US")
         return value
 
@@ -262,9 +262,11 @@ class Settings(BaseSettings):
     @field_validator("open_routes")
     @classmethod
     def _routes(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if value == ("none",):
+            return ()
         for route in value:
             if route not in OPEN_ROUTES:
-                raise ValueError(f"{route!r} is none of {', '.join(OPEN_ROUTES)}")
+                raise ValueError(f"{route!r} is none of {', '.join(OPEN_ROUTES)}, nor none alone")
         return value
 
     @field_validator("jwt_secret")

@@ -17,4 +17,5 @@ def admits(gateway: Gateway, who: Grant) -> Gateway:
     hub: Any = gateway.hub
     hub.serve = lambda socket, _: Hub.serve(hub, socket, who)
     hub.knock = lambda _: Hub.knock(hub, who)
+    hub.link = lambda _: Hub.link(hub, who)
     return gateway

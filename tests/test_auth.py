@@ -172,6 +172,7 @@ REFUSED: dict[str, tuple[Callable[[Keyring], str], str]] = {
     "signed, no audience": (lambda ring: ring.signed(aud=None), "unauthenticated"),
     "signed, no subject": (lambda ring: ring.signed(sub=None), "unauthenticated"),
     "signed, a subject with a line break": (lambda ring: ring.signed(sub="a\nb"), "unauthenticated"),
+    "signed, a subject that ends in one": (lambda ring: ring.signed(sub="a\n"), "unauthenticated"),
     "signed, a bound that is none": (lambda ring: ring.signed(max_session_seconds=-1), "unauthenticated"),
     "one-time, unknown": (lambda _: "cgt_" + "A" * 43, "unauthenticated"),
     "neither": (lambda _: "password", "unauthenticated"),
@@ -238,8 +239,11 @@ async def test_an_expired_one_time_token_is_told_as_such(
     async with run_gateway(upstream=f"grpc://{upstream.address}", **keyring.settings) as gateway:
         stage = Stage(gateway, keyring)
         token = await stage.minted(ttl_seconds=60)
-        passed[0] = 60.0
-        assert await stage.refusal(door, token) == (401, "token_expired")
+        async with stage.come(door, token) as slow:
+            passed[0] = 60.0
+            assert await stage.refusal(door, token) == (401, "token_expired")
+            await slow.say(START)
+            assert (await slow.hear_all())[-1]["code"] == "token_expired"
 
 
 @pytest.mark.parametrize("door", DOORS)
@@ -289,6 +293,22 @@ async def test_somebody_elses_session_is_unknown_whatever_is_known_of_it(stage: 
         assert (await owner.hear("stopped"))["audio_ms"] == 1000
 
 
+async def test_a_one_time_token_has_no_more_connections_than_its_session_needs(stage: Stage) -> None:
+    """However often it is presented: the others have a place, too."""
+    token = await stage.minted()
+    async with stage.come("header", token), stage.come("subprotocol", token):
+        assert await stage.refusal("url", token) == (429, "too_many_sessions")
+        async with stage.come("url", await stage.minted()) as another:
+            await _speak(another)
+
+
+async def test_a_key_that_may_only_make_tokens_makes_good_ones(stage: Stage) -> None:
+    key = stage.keyring.add("backend", 'rights = ["mint"]')
+    assert await stage.refusal("header", key) == (403, "forbidden")
+    async with stage.come("url", await stage.minted("backend")) as device:
+        await _speak(device)
+
+
 async def test_a_fresh_one_time_token_resumes_a_session_of_its_key_and_then_belongs_to_it(stage: Stage) -> None:
     """A device that gets a new token for each connection comes back with one; what others said it cannot read."""
     async with stage.come("header", await stage.minted()) as device:
@@ -328,8 +348,9 @@ async def test_a_resume_token_may_be_guessed_by_nobody(stage: Stage) -> None:
 WISHES: dict[str, tuple[Any, str]] = {
     "longer than allowed": ({"ttl_seconds": 601}, "ttl_seconds: 601 is not allowed"),
     "not at all": ({"ttl_seconds": 0}, "ttl_seconds: 0 is not allowed"),
-    "an unknown field": ({"ttl": 5}, "ttl: 5 is not allowed"),
+    "an unknown field": ({"ttl": 5}, "ttl: there is no such field"),
     "no language": ({"language_codes": ["x y"]}, "language_codes.0: 'x y' is not allowed"),
+    "a key in a field of its own": ({"key": "cgk_secret"}, "key: there is no such field"),
     "no object": ([], "body: [] is not allowed"),
 }
 
@@ -434,6 +455,8 @@ async def test_which_routes_are_open_is_a_setting(upstream: ScriptedUpstream, tm
     settings = Keyring(tmp_path).settings
     async with run_gateway(upstream=f"grpc://{upstream.address}", open_routes="metrics", **settings) as gateway:
         assert (await gateway.get("/metrics")).status_code == 200
+        assert (await gateway.get("/config")).status_code == 401
+    async with run_gateway(upstream=f"grpc://{upstream.address}", open_routes="none", **settings) as gateway:
         assert (await gateway.get("/config")).status_code == 401
 
 

@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import InvalidStatus
 from websockets.typing import Origin, Subprotocol
 
-from app import drain
+from app import drain, hub
 from app.api import docs, http, ws
 from app.core.protocol import MAX_FRAME_BYTES
 from app.main import create_app
@@ -259,6 +259,25 @@ async def test_a_browser_that_cannot_read_a_status_is_told_and_closed(upstream: 
                 assert browser.socket.subprotocol == "stt.v1"
         assert [message["type"] for message in messages] == ["error"]
         assert (messages[0]["code"], messages[0]["retry_after_ms"]) == ("overloaded", 5000)
+
+
+async def test_who_says_nothing_makes_room_for_who_comes(
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The longest silent first; who has begun stays."""
+    monkeypatch.setattr(hub, "SILENT_SECONDS", 0.0)
+    async with run_gateway(upstream=f"grpc://{upstream.address}", max_sessions=2) as gateway:
+        async with Client.connect(gateway) as speaker, Client.connect(gateway) as silent, Client.connect(gateway):
+            await speaker.say(START)
+            await speaker.hear("started")
+            async with Client.connect(gateway) as newcomer:
+                error = (await silent.hear_all())[-1]
+                assert (error["code"], silent.close_code) == ("overloaded", 1013)
+                assert "has said nothing for the longest time" in error["message"]
+                await newcomer.say(START)
+                await newcomer.hear("started")
+                await speaker.say({"type": "stop"})
+                await speaker.hear("stopped")
 
 
 async def test_of_many_that_come_at_once_as_many_as_fit_are_admitted(upstream: ScriptedUpstream) -> None:

@@ -166,6 +166,10 @@ async def on_bad_request(_: Request, error: Exception) -> JSONResponse:
     """A query or a body that cannot be taken: names the field, its value and what is allowed."""
     assert isinstance(error, RequestValidationError)
     problem = error.errors()[0]
+    if problem["type"] == "extra_forbidden":  # what stands there may be a key
+        return refused(SessionError("invalid_config", f"{problem['loc'][-1]}: there is no such field"))
+    if isinstance(problem["input"], bytes):
+        return refused(SessionError("invalid_config", "body: it must be sent as Content-Type: application/json"))
     where = [str(part) for part in problem["loc"] if part not in ("body", "query")]
     return refused(invalid(".".join(where) or "body", problem["input"], problem["msg"]))
 

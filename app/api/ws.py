@@ -14,6 +14,7 @@ from starlette.websockets import WebSocketDisconnect
 from app.api.access import access_of, client_network
 from app.api.http import error_body, refused
 from app.core.errors import SessionError
+from app.core.grant import Grant
 from app.core.protocol import SUBPROTOCOL, error_message, serialize
 from app.hub import Hub
 from app.relay import Disconnected, clip
@@ -76,6 +77,15 @@ async def transcribe(websocket: WebSocket) -> None:
         access = access_of(websocket)
         access.check_origin(websocket)
         grant = await access.grant(websocket, "speak")
+    except SessionError as error:
+        await _refuse_upgrade(websocket, error)
+        return
+    with hub.link(grant):
+        await _serve(websocket, hub, grant)
+
+
+async def _serve(websocket: WebSocket, hub: Hub, grant: Grant) -> None:
+    try:
         hub.admit()
         await hub.knock(grant)
     except SessionError as error:

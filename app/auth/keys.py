@@ -17,7 +17,7 @@ from app.core.errors import SessionError
 from app.core.grant import Allowance, Bounds, Grant, Right
 
 PREFIX = "cgk_"
-NAME = r"^[A-Za-z0-9._-]{1,64}$"
+NAME = r"^[A-Za-z0-9._-]{1,64}\Z"
 Name = Annotated[str, Meta(pattern=NAME, description="1 to 64 letters, digits, dots, hyphens, underscores")]
 
 
@@ -25,7 +25,7 @@ class Key(Allowance, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One entry. Names are the principals: `key:NAME`."""
 
     name: Name
-    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$", description="64 hexadecimal digits")]
+    sha256: Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z", description="64 hexadecimal digits")]
     rights: frozenset[Right] = frozenset({"speak", "mint"})
     max_session_seconds: Annotated[float, Meta(gt=0)] | None = None
     language_codes: tuple[str, ...] | None = None

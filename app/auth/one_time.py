@@ -60,23 +60,30 @@ class OneTimeTokens:
         maker = self._keys.of(ticket.principal) if ticket and self._keys else None
         if ticket is None or maker is None:
             raise SessionError("unauthenticated", "this one-time token is not known, or not any more")
-        if ticket.session_id is None and self._wall_clock() >= ticket.expires_at:
-            raise SessionError("token_expired", "this one-time token has expired")
+        if ticket.session_id is None:
+            self._check_time(ticket.expires_at)
         return replace(
             maker,
-            rights=maker.rights & {"speak"},
+            rights=frozenset({"speak"}),
             bounds=ticket.bounds,
             ticket=mark,
             session_id=ticket.session_id,
+            expires_at=ticket.expires_at,
         )
 
     async def redeem(self, grant: Grant, session_id: str) -> None:
         """From now on the token belongs to this session. Raises SessionError where it belongs to another one."""
         if grant.ticket is None or grant.session_id == session_id:
             return
+        if grant.session_id is None:
+            self._check_time(grant.expires_at)
         used = Ticket(principal=grant.principal, bounds=grant.bounds, expires_at=0, session_id=session_id)
         if not await self._put(_used(grant.ticket), used, self._session_seconds):
             check_unused(replace(grant, session_id=session_id))  # somebody was faster
+
+    def _check_time(self, expires_at: float) -> None:
+        if self._wall_clock() >= expires_at:
+            raise SessionError("token_expired", "this one-time token has expired")
 
     async def _put(self, key: str, ticket: Ticket, seconds: float) -> bool:
         try:

@@ -27,7 +27,7 @@ class PublicKeys(Protocol):
 class Claims(Struct, frozen=True, kw_only=True):
     """What is read of a token; the registered ones are checked before."""
 
-    sub: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[\x20-\x7e]*$")]
+    sub: Annotated[str, Meta(min_length=1, max_length=128, pattern=r"^[\x20-\x7e]*\Z")]
     max_session_seconds: Annotated[float, Meta(gt=0)] | None = None
     budget_seconds: Annotated[int, Meta(ge=1)] | None = None
     language_codes: Annotated[tuple[LanguageCode, ...], Meta(min_length=1)] | None = None

@@ -22,6 +22,8 @@ class Watched(Generic[T]):
         """`parse` raises ValueError. Raises FileError."""
         self._path = path
         self._parse = parse
+        self._trouble = ""
+        """As it was logged last."""
         self._stamp = self._look()
         self._value = self._read()
 
@@ -32,9 +34,12 @@ class Watched(Generic[T]):
             if stamp != self._stamp:
                 self._stamp = stamp
                 self._value = self._read()
+                self._trouble = ""
                 log.info("%s was read anew", self._path)
         except FileError as error:
-            log.error("what was read before stays: %s", error)
+            if str(error) != self._trouble:
+                log.error("what was read before stays: %s", error)
+            self._trouble = str(error)
         return self._value
 
     def _look(self) -> tuple[int, int, int]:

@@ -43,6 +43,8 @@ class Grant(Struct, frozen=True, kw_only=True):
     """Fingerprint of the one-time token that it is: opens one session."""
     session_id: str | None = None
     """The session that this one-time token belongs to: it is good for no other one."""
+    expires_at: float = 0.0
+    """Till then a one-time token has to be used. Seconds since 1970."""
 
     def may_resume(self, session_id: str) -> bool:
         """As far as it says itself: a one-time token that is still good for any session, too."""

@@ -18,8 +18,10 @@ MAX_FRAME_BYTES = 65_536
 
 Encoding = Literal["LINEAR16", "MULAW", "ALAW"]
 GapReason = Literal["overflow", "muted", "interrupted"]
-LANGUAGE_CODE = r"^(auto|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3})$"
-LanguageCode = Annotated[str, Meta(pattern=LANGUAGE_CODE, description="a BCP-47 code such as en-US")]
+_CODE = r"^(auto|[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8}){0,3})"
+LANGUAGE_CODE = _CODE + "$"
+"""As JSON Schema has it; Python's own `$` lets a line break through."""
+LanguageCode = Annotated[str, Meta(pattern=_CODE + r"\Z", description="a BCP-47 code such as en-US")]
 Name = Annotated[str, Meta(max_length=64)]
 
 
@@ -63,7 +65,7 @@ class SessionConfig(_Strict, frozen=True):
     audio: Audio
     language_codes: Annotated[list[LanguageCode], Meta(min_length=1, max_length=4)]
     model: (
-        Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,64}$", description="a model's name such as latest_long")] | None
+        Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,64}\Z", description="a model's name such as latest_long")] | None
     ) = None
     interim_results: bool = True
     enable_word_time_offsets: bool = False

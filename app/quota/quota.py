@@ -82,21 +82,26 @@ class Quota:
     @contextmanager
     def link(self, grant: Grant) -> Iterator[None]:
         """One connection, while it lasts."""
-        self._links[grant.principal] += 1
+        names = {grant.principal, grant.ticket or grant.principal}
+        self._links.update(names)
         try:
             yield
         finally:
-            self._links[grant.principal] -= 1
-            if not self._links[grant.principal]:
-                del self._links[grant.principal]
+            self._links.subtract(names)
+            for name in names:
+                if not self._links[name]:
+                    del self._links[name]
 
     async def knock(self, grant: Grant) -> None:
-        """Before the upgrade. Raises SessionError where neither a start nor a resume could follow."""
+        """Before the upgrade, within its `link`. Raises SessionError where neither start nor resume could follow."""
         if not grant.principal:
             return
         allowance, links = self._allowance(grant), self._links[grant.principal]
-        if allowance.max_sessions is not None and links >= LINKS * max(1, allowance.max_sessions):
-            text = f"this principal has {links} connections: more than its {allowance.max_sessions} sessions need"
+        if grant.ticket is not None and self._links[grant.ticket] > LINKS:
+            text = f"this one-time token has {LINKS} connections: more than its one session needs"
+            raise SessionError("too_many_sessions", text, retry_after_ms=PLACE_RETRY_MS)
+        if allowance.max_sessions is not None and links > LINKS * max(1, allowance.max_sessions):
+            text = f"this principal has {links - 1} connections: more than its {allowance.max_sessions} sessions need"
             raise SessionError("too_many_sessions", text, retry_after_ms=PLACE_RETRY_MS)
         if await self._books.known(_name(grant.principal)) or self._books.away:
             return
