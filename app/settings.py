@@ -81,7 +81,7 @@ class Settings(BaseSettings):
     )
     open_routes: Annotated[tuple[str, ...], NoDecode] = Field(
         ("config",),
-        description="Of config, metrics, docs: everybody may read these, or none; others want a key that may `operate`.",
+        description="Of config, metrics, docs: what everybody may read, or none; others want a key with `operate`.",
     )
     auth_failures_per_minute: int = Field(
         30, ge=1, description="Credentials of one address that are refused with 401; then with 429."
