@@ -149,6 +149,15 @@ async def test_a_flood_that_breaks_a_rule_learns_why_at_once(paced: Gateway) -> 
         await closing
 
 
+async def test_a_flood_that_goes_on_after_the_close_is_not_taken(paced: Gateway) -> None:
+    """Each ping that is taken is answered."""
+    async with speaking(paced) as peer:
+        peer.writer.write(text({"type": "start"}) + frame(0x89) * 100_000)
+        heard = await peer.reader.read()
+    assert b'"error"' in heard
+    assert heard.count(b"\x8a\x00") <= 2 * (BURST + A_TURN)
+
+
 async def test_what_is_said_in_one_piece_is_taken_in_order(gateway: Gateway) -> None:
     """Frames of every size around a slice, pings among them, and `stop`: across turns, in order, to the end."""
     sizes = [1, 125, 126, SLICE_BYTES - 8, SLICE_BYTES, SLICE_BYTES + 1, 3200, 20_000] * 4

@@ -111,10 +111,12 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             self._take_later()
 
     def _take_later(self) -> None:
-        """At once where the end is near: the client's answer to our close stands behind the rest."""
         if self._turn is not None:
             self._turn.cancel()
-        wait = 0.0 if self.close_sent else self._pace.wait(self.loop.time())
+        wait = self._pace.wait(self.loop.time())
+        if wait > 0 and self.close_sent:
+            self._fail()  # a flood goes on after our close: whatever stands in it is not waited for
+            return
         self._turn = self.loop.call_later(wait, self._go_on) if wait > 0 else self.loop.call_soon(self._go_on)
 
     def _go_on(self) -> None:
@@ -197,6 +199,8 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.close":
             self._abort_later()
+            # Its answer stands behind what the client has said: once more a burst is taken at once.
+            self._pace = Pace(self._limits.messages_per_second, self.loop.time())
             if self._is_held:
                 self._take_later()
         elif message["type"] == "websocket.http.response.body" and not message.get("more_body"):
