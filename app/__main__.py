@@ -64,8 +64,9 @@ def _greet(settings: Settings, port: int) -> None:
     host = "127.0.0.1" if settings.host in {"0.0.0.0", "::"} else settings.host  # noqa: S104
     here = f"{'s' if settings.tls else ''}://{host}:{port}"
     print(f"captions gateway: http{here}  (upstream: {settings.upstream}, API {settings.speech_api})")
+    token = " --token-file FILE" if settings.asks_who else ""
     print(f"  in a browser:            http{here}")
-    print(f"  in a second terminal:    .venv/bin/transcribe sample --url ws{here}/ws/transcribe")
+    print(f"  in a second terminal:    .venv/bin/transcribe sample --url ws{here}/ws/transcribe{token}")
     print("  Ctrl-C stops it", flush=True)
 
 
