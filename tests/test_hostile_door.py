@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.api import door
+from app.api.door import MAX_HEADERS
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
 from tests.process import run_process
 from tests.raw import HOST, UPGRADE, Answer, Peer, ask, get
@@ -111,6 +112,14 @@ def header(size: int, name: bytes = b"X-Long: ") -> bytes:
 
 MANY = header(100) * (HEAD_BYTES // 50)
 ENDLESS = b"x" * 2 * HEAD_BYTES
+
+
+async def test_a_request_has_so_many_headers(small: Gateway) -> None:
+    """Short ones: each takes the parser's time."""
+    rest = b"X: x\r\n" * (MAX_HEADERS - 1)
+    assert (await ask(small, get(headers=HOST + rest))).status == 200
+    answer = await ask(small, get(headers=HOST + rest + b"X: x\r\n"))
+    assert (answer.status, str(MAX_HEADERS) in answer.error["message"]) == (431, True)
 
 
 @pytest.mark.parametrize(

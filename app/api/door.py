@@ -17,9 +17,12 @@ from app.api.limits import ConnectionLimits
 from app.api.refusals import rejection
 
 AT_A_TIME = 10
-"""In one turn of the loop."""
+PAUSE_SECONDS = 0.01
+"""Between so many and the next: who speaks has the loop meanwhile. A thousand in a second is what it can do at most."""
 ABORT_SECONDS = 3.0
 """A close that the peer does not answer ends in an abort after so long."""
+MAX_HEADERS = 128
+"""Of a request: each takes time, however short it is. As many as an upgrade may have."""
 MAX_PIPELINED = 16
 """Requests that wait for the answer to the one before them."""
 WIRE_PER_BODY = 2
@@ -42,6 +45,7 @@ class Door:
         self._loop = loop
         self._limits = limits
         self._knocking: deque[tuple[DoorProtocol, bytes]] = deque()
+        self._opens_at = loop.time()
         self._waiting: OrderedDict[DoorProtocol, None] = OrderedDict()
         """It is the peer's turn; who has waited longest comes first."""
 
@@ -49,7 +53,7 @@ class Door:
         """`data` is what it has said so far. It is let in on the next turn, or on a later one."""
         self.leave(protocol)
         if not self._knocking:
-            self._loop.call_soon(self._let_in)
+            self._loop.call_at(self._opens_at, self._let_in)  # soon, where that is over
         self._knocking.append((protocol, data))
 
     def wait(self, protocol: "DoorProtocol") -> None:
@@ -67,8 +71,9 @@ class Door:
         for _ in range(min(AT_A_TIME, len(self._knocking))):
             protocol, data = self._knocking.popleft()
             protocol.come_in(data)
+        self._opens_at = self._loop.time() + PAUSE_SECONDS
         if self._knocking:
-            self._loop.call_soon(self._let_in)
+            self._loop.call_at(self._opens_at, self._let_in)
 
 
 class DoorProtocol(HttpToolsProtocol):
@@ -178,6 +183,8 @@ class DoorProtocol(HttpToolsProtocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._measure_head(len(name) + len(value) + len(": \r\n"))
+        if len(self.headers) >= MAX_HEADERS:
+            raise RefusedError(431, f"a request has more headers than the limit of {MAX_HEADERS}")
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
