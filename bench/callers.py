@@ -30,6 +30,8 @@ class Caller:
     last_event: int = 0
     resumed: bool = False
     wrong: list[str] = field(default_factory=list)
+    headers: dict[str, str] = field(default_factory=dict)
+    """Of the upgrade."""
     _hello: dict[str, Any] = field(default_factory=dict)
     _socket: ClientConnection | None = None
     _tasks: list[asyncio.Task[None]] = field(default_factory=list)
@@ -67,7 +69,14 @@ class Caller:
         await self._rest()
 
     async def _open(self, first: dict[str, Any]) -> dict[str, Any]:
-        self._socket = await connect(self.url, compression=None, open_timeout=60, ping_interval=None, proxy=None)
+        self._socket = await connect(
+            self.url,
+            compression=None,
+            open_timeout=60,
+            ping_interval=None,
+            proxy=None,
+            additional_headers=self.headers,
+        )
         await self._socket.send(json.dumps(first))
         answer: dict[str, Any] = json.loads(await self._socket.recv())
         self._hello |= answer

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import random
+import resource
 import socket
 from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator
@@ -32,6 +33,20 @@ class GatewayProcess:
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def memory(self) -> int:
+        """Resident, in bytes."""
+        assert self._process is not None
+        pages = Path(f"/proc/{self._process.pid}/statm").read_text().split()[1]
+        return int(pages) * resource.getpagesize()
+
+    @property
+    def cpu_seconds(self) -> float:
+        """That it has used, in its code and in the system's."""
+        assert self._process is not None
+        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     async def start(self) -> None:
         """Until it can serve. Raises GatewayNotReadyError."""

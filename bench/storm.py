@@ -21,6 +21,7 @@ from rich.table import Table
 
 from bench.callers import Caller
 from bench.gateways import gateways
+from bench.helpers import helper
 
 STEADY_SECONDS = 10.0
 """Before the storm, and after it."""
@@ -86,7 +87,7 @@ async def _gateway() -> AsyncIterator[tuple[str, Callable[[], Awaitable[dict[str
     """Where to call it, and how long it stood still since that was asked last."""
     async with AsyncExitStack() as stack:
         logs = Path(stack.enter_context(TemporaryDirectory()))
-        settings = _settings(await stack.enter_async_context(_upstream()))
+        settings = _settings(await stack.enter_async_context(helper("bench.upstream")))
         command = (sys.executable, "-m", "bench.probe")
         (gateway,) = (await stack.enter_async_context(gateways("A", settings, logs, command))).values()
         http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, timeout=60))
@@ -115,19 +116,6 @@ def _settings(upstream: str) -> dict[str, str]:
         "GATEWAY_LOG_LEVEL": "WARNING",
         **{f"GATEWAY_{name}": value for name, value in limits.items()},
     }
-
-
-@asynccontextmanager
-async def _upstream() -> AsyncIterator[str]:
-    """In a process of its own."""
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "bench.upstream", stdout=pipe)
-    assert process.stdout is not None
-    try:
-        yield (await process.stdout.readline()).decode().strip()
-    finally:
-        process.terminate()
-        await process.wait()
 
 
 def _raise_open_files() -> None:

@@ -2,8 +2,6 @@
 
 from pathlib import Path
 
-import pytest
-
 from tests.fuzz.rest import requests_of_anybody, requests_with_credentials
 from tests.fuzz.rounds import upgrades_by_hand, visits_of_strangers, visits_with_credentials
 
@@ -24,13 +22,11 @@ def test_whatever_stands_in_an_upgrade() -> None:
     assert {"101", "400"} <= set(ends)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_rest_answers_what_its_document_says(tmp_path: Path) -> None:
     ends = requests_of_anybody(60, tmp_path)
     assert {"200", "400", "403", "404"} <= set(ends)
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_rest_asks_for_the_credentials_of_its_document(tmp_path: Path) -> None:
     ends = requests_with_credentials(100, tmp_path)
     assert {"200", "201", "401", "403", "404"} <= set(ends)

@@ -10,7 +10,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from itertools import pairwise
 from typing import Any
 
@@ -33,9 +33,13 @@ SETTINGS: dict[str, Any] = {
     "leg_idle_seconds": 600,
     "leg_soft_limit_seconds": 600,
     "leg_hard_limit_seconds": 600,
-    "auth_failures_per_minute": 200,
+    "auth_failures_per_minute": 1000,
+    "principal_sessions": 2000,
+    "principal_starts_per_minute": 100_000,
+    "upstream_streams": 900,
+    "upstream_starts_per_minute": 100_000,
 }
-"""What a visitor leaves is forgotten soon; the bystander has one upstream stream."""
+"""What a visitor leaves is forgotten soon; the bystander has one upstream stream; how many come is of no interest."""
 VISIT_SECONDS = 20.0
 """Far more than it takes: a gateway that neither answers nor closes is a finding."""
 FRAME = b"\1\2" * 160
@@ -44,7 +48,7 @@ EVERY = 3200
 FLUSH = bytes(140_000)
 """Whatever frame a visitor has begun ends within it, and what follows is none."""
 OURS = ("app.", "uvicorn.", "websockets.", "starlette.", "fastapi.", "grpc.")
-SLACK = 50
+SLACK = 30
 """Objects of one type that may be more at the end, of thousands of visits."""
 KNOWN_LINES = ("Invalid HTTP request received.", "Unsupported upgrade request.")
 
@@ -111,12 +115,12 @@ class Arena:
         assert not lines, lines
 
     @contextmanager
-    def beside_a_bystander(self) -> Iterator[None]:
+    def beside_a_bystander(self) -> Iterator[Client]:
         """Afterwards nothing is left."""
         watched = AsyncExitStack()
-        self.run(watched.enter_async_context(bystander(self.gateway, self._door)))
+        client = self._runner.run(_enter(watched, bystander(self.gateway, self._door)))
         try:
-            yield
+            yield client
         finally:
             self.run(watched.aclose())
         self.run(self._stage.is_left_clean())
@@ -192,13 +196,13 @@ def check_refusal(refused: InvalidStatus) -> str:
 
 
 @asynccontextmanager
-async def bystander(gateway: Gateway, door: Door) -> AsyncIterator[None]:
+async def bystander(gateway: Gateway, door: Door) -> AsyncIterator[Client]:
     """Somebody who speaks all the while; at the end every byte of it was heard once, in order."""
     async with Client.connect(gateway, **door.arguments()) as client:
         await client.say(START | {"interim_results": False})
         hearing = asyncio.create_task(client.hear_all())
         speaking = asyncio.create_task(_speak_on(client))
-        yield
+        yield client
         speaking.cancel()
         with suppress(asyncio.CancelledError):
             await speaking
@@ -208,6 +212,11 @@ async def bystander(gateway: Gateway, door: Door) -> AsyncIterator[None]:
     sent = messages[-1]["audio_ms"] * 32
     cuts = [*range(0, sent, EVERY), sent]
     assert [m["text"] for m in messages if m["type"] == "final"] == [f"{a}-{b}" for a, b in pairwise(cuts)]
+
+
+async def _enter(stack: AsyncExitStack, context: AbstractAsyncContextManager[Client]) -> Client:
+    """As a coroutine, which a Runner wants."""
+    return await stack.enter_async_context(context)
 
 
 async def _speak_on(client: Client) -> None:
