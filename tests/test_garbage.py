@@ -1,7 +1,10 @@
 """Full garbage collections stop the event loop: they wait until nobody is there, or until they are worth it."""
 
 import gc
+import platform
+import resource
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -59,3 +62,18 @@ async def test_what_is_left_behind_is_collected_when_it_is_much(
         for _ in range(3):
             await transcribe(gateway, bytes(3200))
         await until(lambda: full_collections() > before)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_trim is glibc's")
+def test_memory_that_is_free_goes_back_to_the_system() -> None:
+    """Between blocks that stay: glibc would keep it."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    blocks = [b"x" * (100_000 if number % 2 else 10_000) for number in range(4_000)]
+    full = resident()
+    del blocks[1::2]
+    garbage.give_back()
+    assert resident() < full - 100_000_000
+    assert len(blocks) == 2_000
