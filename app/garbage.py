@@ -55,5 +55,6 @@ async def _sweep(hub: Hub) -> None:
         left = hub.links_over - links
         if (left and not hub.sessions) or left >= LINKS or clock() - since >= SECONDS:
             gc.collect()
-            give_back()
+            if not hub.sessions:
+                give_back()  # a quarter of a second, where there is much
             links, since = hub.links_over, clock()
