@@ -54,6 +54,8 @@ class HubLimits:
     """How long a session waits for its client; 0: it ends with its socket."""
     frame_bytes: int
     """Largest audio frame."""
+    controls_per_second: float
+    """Messages other than audio."""
     needs_store: bool
     """While the store is away no new session is opened."""
 
@@ -248,7 +250,11 @@ class Hub:
             live.session.end("refused")
             await self.registry.end(live)
             raise
-        return Relay(live, socket, send_seconds=self._limits.send)
+        return self._relay(live, socket)
+
+    def _relay(self, live: Live, socket: Socket) -> Relay:
+        limits = self._limits
+        return Relay(live, socket, send_seconds=limits.send, controls_per_second=limits.controls_per_second)
 
     def _check_room(self) -> None:
         if self.sessions + self._coming >= self._limits.max_sessions:
@@ -301,7 +307,7 @@ class Hub:
             session.resume(message, secrets.token_urlsafe(32), asyncio.get_running_loop().time())
             log.info("session %s resumed: %d", session.id, session.resumes)
             await self._journal.written(live)
-            return Relay(live, socket, send_seconds=self._limits.send)
+            return self._relay(live, socket)
 
     async def _here(self, message: Resume, grant: Grant) -> Live | None:
         """The session, where this gateway has it and no other one. Ends its link."""

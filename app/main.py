@@ -118,6 +118,7 @@ def _hub_limits(settings: Settings) -> HubLimits:
         window=settings.replay_seconds,
         resume=settings.resume_window_seconds,
         frame_bytes=settings.max_frame_bytes,
+        controls_per_second=settings.max_control_messages_per_second,
         needs_store=settings.store_away == "refuse",
     )
 

@@ -10,9 +10,11 @@ from collections.abc import Coroutine
 from contextlib import suppress
 from typing import Any, Protocol
 
+from app.core.audio import Pace
 from app.core.errors import SessionError, own_fault
 from app.core.protocol import (
     AudioMessage,
+    ClientMessage,
     Finalize,
     Gap,
     Keepalive,
@@ -28,6 +30,8 @@ from app.live import Live
 log = logging.getLogger(__name__)
 
 NORMAL_CLOSURE = 1000
+BURST_SECONDS = 4.0
+"""So long it may have had nothing to say but audio, and then say it at once: it was away, perhaps."""
 REFUSE_SECONDS = 1.0
 """Time to tell a client why its link ends, though its session does not."""
 
@@ -63,10 +67,11 @@ class Socket(Protocol):
 
 
 class Relay:
-    def __init__(self, live: Live, socket: Socket, *, send_seconds: float) -> None:
+    def __init__(self, live: Live, socket: Socket, *, send_seconds: float, controls_per_second: float) -> None:
         self.live = live
         self._socket = socket
         self._send_seconds = send_seconds
+        self._controls = Pace(controls_per_second, controls_per_second * BURST_SECONDS)
         self.left = False
         """The client has closed the connection in good order: it will not come back."""
         self._within_step = False
@@ -170,6 +175,14 @@ class Relay:
         match parse(text, session.max_frame_bytes):
             case AudioMessage() as message:
                 await self._send(session.receive_audio_message(message))
+                self.live.changed()
+            case control:
+                await self._control(control)
+
+    async def _control(self, control: ClientMessage) -> None:
+        """All but audio."""
+        session = self.live.session
+        match control:
             case Gap() as gap if session.receive_gap(gap):
                 async with self.live.step() as recognizer:
                     await recognizer.skip(gap.bytes)
@@ -186,6 +199,7 @@ class Relay:
             case Resume():
                 raise SessionError("bad_order", "`resume` may only be the first message")
         self.live.changed()
+        await asyncio.sleep(self._controls.delay(self._clock(), 1))  # others have their turn in any case
 
     async def _send(self, audio: bytes) -> None:
         if audio:

@@ -175,6 +175,9 @@ class Settings(BaseSettings):
     max_messages_per_second: int = Field(
         500, ge=50, description="WebSocket frames of any kind; a client that sends more is read no faster."
     )
+    max_control_messages_per_second: float = Field(
+        20, ge=1, description="Messages other than audio; a client that sends more is read no faster."
+    )
     request_timeout_seconds: float = Field(
         10, gt=0, description="Time for a whole request, from the connection's begin; then 408."
     )

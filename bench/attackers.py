@@ -21,6 +21,8 @@ from tests.fuzz.frames import wire
 from tests.gateway import START
 from tests.raw import HOST, UPGRADE
 
+ADDRESS = "127.0.0.2"
+"""Its own, as an attacker has in the world."""
 AT_ONCE = 4
 """Connections on which they do it."""
 MANY = 64 * 1024
@@ -45,7 +47,7 @@ class Attacker:
     """Connections at most."""
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        return await asyncio.open_connection("127.0.0.1", self.port)
+        return await asyncio.open_connection("127.0.0.1", self.port, local_addr=(ADDRESS, 0))
 
     async def upgrade(self, more: bytes | None = None) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """`more`: the headers of the credential. Raises ConnectionError where it is refused."""

@@ -52,7 +52,7 @@ class Gateway:
 async def run_gateway(**settings: Any) -> AsyncIterator[Gateway]:
     """`settings` as in app/settings.py; the environment's are ignored. Audio goes upstream as fast as it can, and a
     session ends with its socket."""
-    fast = {"upstream_speed": 1000.0, "max_messages_per_second": 1_000_000}
+    fast = {"upstream_speed": 1000.0, "max_messages_per_second": 1_000_000, "max_control_messages_per_second": 1e6}
     defaults = fast | {"host": "127.0.0.1", "port": 0, "resume_window_seconds": 0.0}
     chosen = Settings.model_validate(defaults | settings)
     app = create_app(chosen)

@@ -11,6 +11,7 @@ import pytest
 
 from app.api.pace import BURST_SECONDS, Pace
 from app.api.server import FRAMES_A_TURN, SLICE_BYTES
+from app.relay import BURST_SECONDS as CONTROLS_BURST_SECONDS
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
 from tests.raw import UPGRADE, Peer, get
 from tests.test_back_pressure import the_session, until
@@ -103,6 +104,22 @@ async def test_no_turn_of_the_loop_is_long(gateway: Gateway) -> None:
             await asyncio.sleep(0)
             most, before = max(most, session.received - before), session.received
         assert most <= A_TURN
+
+
+async def test_messages_other_than_audio_have_a_rate_of_their_own(upstream: ScriptedUpstream) -> None:
+    """Each gap costs more than a hundred frames of audio. Nothing of it is lost, and audio between is not counted."""
+    clock, rate = asyncio.get_running_loop().time, 50
+    burst = round(rate * CONTROLS_BURST_SECONDS)
+    settings = {"upstream": f"grpc://{upstream.address}", "max_control_messages_per_second": rate}
+    async with run_gateway(**settings) as gateway, speaking(gateway) as peer:
+        begun = clock()
+        session = the_session(gateway)
+        peer.writer.write(ONE_BYTE * 1000 + text({"type": "gap", "bytes": 2, "reason": "muted"}) * (burst + rate))
+        while session.received < 1000 + 2 * (burst + rate):
+            assert session.received <= 1000 + 2 * (1 + burst + rate * (clock() - begun))
+            await asyncio.sleep(0.01)
+        peer.writer.write(text({"type": "stop"}))
+        await peer.reader.readuntil(b'"stopped"')
 
 
 @pytest.mark.parametrize("says", KINDS.values(), ids=KINDS.keys())

@@ -1,13 +1,12 @@
-"""Who connects comes in a few at a time, says a whole request within its time and its size, or is told why not.
+"""Who connects waits for a turn, says a whole request within its time and its size, or is told why not.
 
-A handshake takes the loop a millisecond: when many clients come back at once, those that are speaking would wait until
-the last one is in. uvicorn itself bounds neither the time nor the size of a request. Connections that owe us one are
-counted; over the limit, the one that has owed it longest makes room: newcomers come in, however many are half-open.
+uvicorn itself bounds neither the time nor the size of a request. Connections that owe us one are counted; over the
+limit, the one that has owed it longest makes room: newcomers come in, however many are half-open.
 """
 
 import asyncio
 import re
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from typing import Any
 
 import httptools
@@ -15,10 +14,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.limits import ConnectionLimits
 from app.api.refusals import rejection
+from app.api.turnstile import Turnstile
 
-AT_A_TIME = 10
-PAUSE_SECONDS = 0.01
-"""Between so many and the next: who speaks has the loop meanwhile. A thousand in a second is what it can do at most."""
 ABORT_SECONDS = 3.0
 """A close that the peer does not answer ends in an abort after so long."""
 MAX_HEADERS = 128
@@ -42,19 +39,10 @@ class Door:
     """One for a server, which all of its connections share."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: ConnectionLimits) -> None:
-        self._loop = loop
+        self.turnstile = Turnstile(loop)
         self._limits = limits
-        self._knocking: deque[tuple[DoorProtocol, bytes]] = deque()
-        self._opens_at = loop.time()
         self._waiting: OrderedDict[DoorProtocol, None] = OrderedDict()
         """It is the peer's turn; who has waited longest comes first."""
-
-    def knock(self, protocol: "DoorProtocol", data: bytes) -> None:
-        """`data` is what it has said so far. It is let in on the next turn, or on a later one."""
-        self.leave(protocol)
-        if not self._knocking:
-            self._loop.call_at(self._opens_at, self._let_in)  # soon, where that is over
-        self._knocking.append((protocol, data))
 
     def wait(self, protocol: "DoorProtocol") -> None:
         """For its next request, or the rest of it."""
@@ -67,22 +55,17 @@ class Door:
         """It has said its request, or is gone."""
         self._waiting.pop(protocol, None)
 
-    def _let_in(self) -> None:
-        for _ in range(min(AT_A_TIME, len(self._knocking))):
-            protocol, data = self._knocking.popleft()
-            protocol.come_in(data)
-        self._opens_at = self._loop.time() + PAUSE_SECONDS
-        if self._knocking:
-            self._loop.call_at(self._opens_at, self._let_in)
-
 
 class DoorProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1, which is also how a WebSocket begins."""
 
     is_in = False
+    """Its request is heard; until the answer is over."""
     is_refused = False
     """What still comes is read and dropped."""
     _knocks = False
+    _has_turn = False
+    """The request that begins next has had its turn."""
     _timer: asyncio.TimerHandle | None = None
     _part = 0
     """Counts the parts of requests that are complete: head, body, head..."""
@@ -113,12 +96,16 @@ class DoorProtocol(HttpToolsProtocol):
             return
         self._knocks = True
         self.transport.pause_reading()
-        self._door.knock(self, data)
+        self._unset_keepalive_if_required()
+        self._door.leave(self)
+        self._door.turnstile.knock(self.client[0] if self.client else "", self, data)
+
+    @property
+    def is_gone(self) -> bool:
+        return self.transport.is_closing()
 
     def come_in(self, data: bytes) -> None:
-        if self.transport.is_closing():
-            return
-        self.is_in, self._knocks = True, False
+        self.is_in, self._has_turn, self._knocks = True, True, False
         self.transport.resume_reading()
         self._door.wait(self)
         self._hear(data)
@@ -176,6 +163,9 @@ class DoorProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._expect()
+        if not self._has_turn:
+            self._door.turnstile.charge()
+        self._has_turn = False
 
     def on_url(self, url: bytes) -> None:
         self._measure_head(len(url))
@@ -215,7 +205,7 @@ class DoorProtocol(HttpToolsProtocol):
         self._expect_no_more()
         self._next_part(in_body=False)
         if self.cycle is not None and not self._is_unanswered:  # uvicorn forgets a connection whose answer came first
-            self._door.wait(self)
+            self._wait_for_more()
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
@@ -223,7 +213,11 @@ class DoorProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if not (self.transport.is_closing() or self._in_body or self._is_unanswered):
-            self._door.wait(self)
+            self._wait_for_more()
+
+    def _wait_for_more(self) -> None:
+        self.is_in = False
+        self._door.wait(self)
 
     def _next_part(self, *, in_body: bool) -> None:
         self._part += 1

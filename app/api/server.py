@@ -36,9 +36,10 @@ MAX_UNREAD_BYTES = 1024 * 1024
 """Pongs do not wait for a peer that never reads."""
 MAX_FILES = 1024 * 1024
 """Where the hard limit is higher still, or there is none."""
-SLICE_BYTES = 2048
 FRAMES_A_TURN = 32
-"""Of what came at once so much is taken in one turn of the loop, a slice more at most: 64 kB may hold 10,000 frames."""
+"""Of what came at once so many are taken in one turn of the loop, a slice more at most: 64 kB may hold 10,000."""
+SLICE_BYTES, THIN_SLICE_BYTES = 2048, 128
+"""The thin ones once a slice had more frames than a turn has."""
 
 
 class GatewayWebSocket(WebSocketsSansIOProtocol):
@@ -55,6 +56,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
     """When more is taken."""
     _now = 0.0
     """When this turn began."""
+    _slice = SLICE_BYTES
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -84,9 +86,9 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
 
     def _take(self, data: bytes) -> None:
         """As uvicorn's `data_received`, slice by slice, till it is enough for this turn."""
-        conn, taken = self.conn, 0
-        for at in range(0, len(data), SLICE_BYTES):
-            conn.receive_data(data[at : at + SLICE_BYTES])
+        conn, taken, size = self.conn, 0, self._slice
+        for at in range(0, len(data), size):
+            conn.receive_data(data[at : at + size])
             if conn.parser_exc is not None:
                 self.handle_parser_exception()
                 return
@@ -94,8 +96,10 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
                 continue
             taken += (count := len(conn.events))
             self.handle_events()
+            if count > FRAMES_A_TURN:
+                self._slice = THIN_SLICE_BYTES
             if self._pace.spend(count, self._now) > 0 or taken > FRAMES_A_TURN:
-                self._hold(data[at + SLICE_BYTES :])
+                self._hold(data[at + size :])
                 return
         if not self.handshake_initiated and conn.handshake_exc is not None:
             self._fail()
