@@ -16,7 +16,7 @@ from app.emulator.api_v2 import V2
 from app.emulator.audio import Decoder, hearing
 from app.emulator.calls import plain
 from app.emulator.moonshine import _loop, _words
-from app.emulator.voice import LEAD_IN, LONGEST, PAUSE, TAIL, Cut, Segmenter
+from app.emulator.voice import GRID, LEAD_IN, LONGEST, PAUSE, TAIL, Cut, Segmenter
 
 
 def test_mu_law_is_g711() -> None:
@@ -71,8 +71,21 @@ def test_one_loud_frame_is_not_speech() -> None:
 def test_a_pause_ends_an_utterance() -> None:
     """Part of the pause stays with it."""
     segmenter = Segmenter()
-    cuts = _hear(segmenter, [0.0] * 40 + [0.9] * 60 + [0.0] * PAUSE)
-    assert cuts == [Cut(40 - LEAD_IN, 100 + TAIL, by_pause=True)]
+    cuts = _hear(segmenter, [0.0] * 40 + [0.9] * 61 + [0.0] * PAUSE)
+    assert cuts == [Cut(40 - LEAD_IN, 101 + TAIL, by_pause=True)]
+
+
+@given(spoken=st.integers(2, LONGEST), quiet=st.integers(0, LONGEST))
+def test_cuts_fall_on_the_grid_and_lie_behind_the_voice(spoken: int, quiet: int) -> None:
+    """So what comes after them is framed alike, wherever a stream began on it."""
+    segmenter = Segmenter()
+    voice = [0.0] * 40 + [0.9] * spoken
+    loudness = [1.0] * (len(voice) - quiet % len(voice)) + [0.1] * (quiet % len(voice))
+    cuts = [cut for p, loud in zip(voice, loudness, strict=True) if (cut := segmenter.hear(p, loud))]
+    cuts += _hear(segmenter, [0.0] * PAUSE)
+    assert cuts
+    assert cuts[0].end % GRID == 0
+    assert not cuts[0].by_pause or 40 + spoken < cuts[0].end <= segmenter.frame
 
 
 def test_an_endless_utterance_is_cut_where_it_is_quietest() -> None:

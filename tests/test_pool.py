@@ -140,8 +140,9 @@ async def test_who_waits_for_a_start_gets_the_next_one(
 
 
 async def test_a_new_session_waits_in_sight_for_a_start_and_is_then_refused_by_name(
-    upstream: ScriptedUpstream,
+    upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(starts, "MINUTE", 86_400)  # of a limit of one, none is left of it in the next one
     limits = {"upstream_starts_per_minute": 1, "admission_seconds": 1}
     async with (
         run_gateway(upstream=f"grpc://{upstream.address}", **limits, **PATIENT) as gateway,

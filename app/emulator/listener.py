@@ -15,7 +15,6 @@ from app.emulator.moonshine import SpeechModel
 from app.emulator.voice import CONTEXT, FRAME, LEAD_IN, PAUSE, Cut, Segmenter, VoiceModel
 
 SECOND = 1_000_000_000  # in nanoseconds
-GRAIN = RATE // 100  # cuts fall on 10 ms, a whole number of samples at every usual rate
 INTERIM_EVERY = RATE // 2  # samples of new speech,
 INTERIM_SHARE = 0.25  # and of the segment's length
 
@@ -191,7 +190,7 @@ class _Heard:
         return self.segment(self.segmenter.start or 0, None)
 
     def segment(self, start: int, end: int | None) -> Samples:
-        stop = None if end is None else self._cut_at(end) - self.first
+        stop = None if end is None else end * FRAME - self.first
         return self.samples[start * FRAME - self.first : stop]
 
     def nanoseconds(self, frame: int) -> int:
@@ -200,16 +199,13 @@ class _Heard:
 
     def cut_sample(self, frame: int) -> int:
         """The sample of the stream's own rate at which a cut falls."""
-        return self._base + self._cut_at(frame) * self._rate // RATE
+        return self._base + frame * FRAME * self._rate // RATE
 
     def after(self, sample: int) -> "_Heard":
         """A fresh start at `sample`, to hear again what came after it."""
         fresh = _Heard(self._rate, sample, self._voice)
         fresh.add(self._pcm[sample - self._pcm_first :])
         return fresh
-
-    def _cut_at(self, frame: int) -> int:
-        return frame * FRAME // GRAIN * GRAIN
 
     def _window(self, at: int) -> Samples:
         begin = at - CONTEXT - self.first

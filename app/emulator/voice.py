@@ -1,6 +1,7 @@
 """Where speech begins and where an utterance is cut: the voice-activity network, and the rules over what it says.
 
-The rules know frames (32 ms) only, counted from the last clean cut, and depend on nothing before it.
+The rules know frames (32 ms) only, counted from the last clean cut, and depend on nothing before it. Cuts fall on a
+grid, so that every stream that began on it has its frames where all others have theirs.
 """
 
 from dataclasses import dataclass, field
@@ -29,6 +30,7 @@ SHORT_PAUSE = frames(0.25)  # and so does this much
 LONG = frames(8.0)  # once the utterance is so long.
 LONGEST = frames(15.0)  # The model is meant for short segments: cut there
 LAST_CHANCE = frames(3.0)  # at the quietest frame of so much.
+GRID = frames(0.16)  # Cuts are whole numbers of it apart: whole samples at every usual rate, and seams of a caller.
 BREATH = frames(0.16)  # of silence is not a gap between words any more
 TAIL = frames(0.3)  # of the pause stay with the utterance at most
 
@@ -108,13 +110,18 @@ class Segmenter:
         assert self.start is not None
         length, silence = self.frame - self.start, self.frame - self.voiced_end
         if silence >= (SHORT_PAUSE if length >= LONG else PAUSE):
-            return Cut(self.start, self.voiced_end + min(TAIL, silence * 2 // 3), by_pause=True)
+            return Cut(self.start, self._nearest(self.voiced_end + min(TAIL, silence * 2 // 3)), by_pause=True)
         if length >= LONGEST:
             return Cut(self.start, self._quietest(), by_pause=False)
         return None
 
+    def _nearest(self, frame: int) -> int:
+        """On the grid; never beyond what was heard, since half of it is less than a third of any pause."""
+        return (frame + GRID // 2) // GRID * GRID
+
     def _quietest(self) -> int:
-        """The frame of the last chance in the middle of the softest three."""
+        """The frame of the last chance in the middle of the softest three, of those on the grid."""
         recent = np.array(self._loudness[-LAST_CHANCE:])
-        around = np.convolve(recent, np.ones(3) / 3, "same")[1:-1]
-        return self.frame - len(recent) + 1 + int(around.argmin())
+        around = np.convolve(recent, np.ones(3) / 3, "same")
+        first = self.frame - len(recent)
+        return min((at for at in range(1, len(recent) - 1) if not (first + at) % GRID), key=around.__getitem__) + first
