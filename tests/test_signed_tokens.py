@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from app.auth import jwks
 from app.auth.jwks import AGAIN_SECONDS, MAX_BYTES, OLD_SECONDS, KeyFile, KeyUrl
 from app.auth.signed import SignedTokens
 from app.auth.watched import FileError
@@ -25,10 +26,13 @@ class KeyServer:
         self.status = 200
         self.asked = 0
         self.url = ""
+        self.may_answer = asyncio.Event()
+        self.may_answer.set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
         self.asked += 1
+        await self.may_answer.wait()
         head = f"HTTP/1.1 {self.status} X\r\nContent-Length: {len(self.answer)}\r\nConnection: close\r\n\r\n"
         writer.write(head.encode() + self.answer)
         await writer.drain()
@@ -113,6 +117,20 @@ async def test_without_any_keys_the_client_is_to_come_again(stage: Stage) -> Non
     stage.server.status = 200
     stage.now += AGAIN_SECONDS
     assert await stage.check() == "user:somebody"
+
+
+async def test_nobody_waits_for_long_whose_key_is_known(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the URL hangs. With its answer, however late, the new keys are there."""
+    await stage.check()
+    monkeypatch.setattr(jwks, "KNOWN_SECONDS", 0.0)
+    stage.server.may_answer.clear()
+    stage.rename("new")
+    stage.now += OLD_SECONDS
+    assert await stage.check("r") == "user:somebody"
+    stage.server.may_answer.set()
+    assert await stage.check("new") == "user:somebody"
+    assert await stage.check("r") == "unauthenticated"
+    assert stage.server.asked == 2
 
 
 async def test_a_token_of_another_issuer_is_refused(stage: Stage) -> None:

@@ -22,6 +22,8 @@ OLD_SECONDS = 600.0
 AGAIN_SECONDS = 10.0
 """Between two fetches: a token with an id of its own invention must not be one for each try."""
 FETCH_SECONDS = 5.0
+KNOWN_SECONDS = 1.0
+"""Who has a key that was good the last time waits no longer for a URL that does not answer."""
 MAX_BYTES = 262_144
 
 
@@ -41,13 +43,14 @@ class KeyUrl:
         self._clock = clock
         self._keys: list[jwt.PyJWK] | None = None
         self._tried_at = self._fetched_at = float("-inf")
-        self._turn = asyncio.Lock()
+        self._fetching: asyncio.Task[None] | None = None
+        """One for all who wait."""
 
     async def key(self, key_id: str | None) -> jwt.PyJWK | None:
         """Raises SessionError `overloaded` where no keys could be fetched yet."""
-        if self._keys is None or self._is_old or _find(self._keys, key_id) is None:
-            async with self._turn:  # for all who wait, one fetch
-                await self._fetch_if_due()
+        is_known = _find(self._keys or [], key_id) is not None
+        if (self._is_old or not is_known) and (fetching := self._fetch_if_due()):
+            await asyncio.wait([fetching], timeout=KNOWN_SECONDS if is_known else FETCH_SECONDS)
         if self._keys is None:
             text = "the keys that signed tokens are checked with cannot be fetched now"
             raise SessionError("overloaded", text, retry_after_ms=round(AGAIN_SECONDS * 1000))
@@ -57,16 +60,21 @@ class KeyUrl:
     def _is_old(self) -> bool:
         return self._clock() - self._fetched_at >= OLD_SECONDS
 
-    async def _fetch_if_due(self) -> None:
-        if self._clock() - self._tried_at < AGAIN_SECONDS:
-            return
-        self._tried_at = self._clock()
+    def _fetch_if_due(self) -> asyncio.Task[None] | None:
+        if self._fetching is None and self._clock() - self._tried_at >= AGAIN_SECONDS:
+            self._tried_at = self._clock()
+            self._fetching = asyncio.create_task(self._fetch_all())
+        return self._fetching
+
+    async def _fetch_all(self) -> None:
         try:
             async with asyncio.timeout(FETCH_SECONDS):
                 self._keys = parse_key_set(await self._fetch())
             self._fetched_at = self._tried_at
         except (httpx.HTTPError, TimeoutError, ValueError) as error:
             log.warning("the key set for signed tokens could not be fetched: %s", error or type(error).__name__)
+        finally:
+            self._fetching = None
 
     async def _fetch(self) -> bytes:
         content = b""
