@@ -43,6 +43,43 @@ async def test_a_channel_is_opened_before_the_others_are_full(upstream: Scripted
         assert (pool.channels, pool.legs, pool.full) == (3, 30, True)
 
 
+async def test_nobody_comes_to_a_channel_that_may_be_dead(upstream: ScriptedUpstream) -> None:
+    """Until something is heard through it; or there is no other."""
+    async with a_pool(upstream, streams_per_channel=10, max_channels=2) as pool:
+        dead, witness = [await pool.acquire(running=False) for _ in range(2)]
+        dead.suspect()
+        dead.release()
+        dead.suspect()  # it is nobody's any more
+        other = await pool.acquire(running=True)
+        assert pool.channels == 2
+        assert other.client is not witness.client
+        other.suspect()
+        assert (await pool.acquire(running=True)).client is witness.client, "the fullest one, as ever"
+        witness.answers()
+        assert (await pool.acquire(running=True)).client is witness.client
+        assert pool.channels == 2
+
+
+async def test_a_stream_that_was_given_up_is_followed_on_another_connection(upstream: ScriptedUpstream) -> None:
+    """A connection that is dead without a word would take the next one, too."""
+    peers = []
+
+    async def first_is_dead(call: Call) -> AsyncIterator[Any]:
+        peers.append(call.context.peer())
+        if len(peers) == 1:
+            await call.ended.wait()
+        async for _ in call.hear():
+            pass
+        yield call.final("all", len(call.audio))
+
+    upstream.script = first_is_dead
+    async with run_gateway(upstream=f"grpc://{upstream.address}", answer_seconds=0.3) as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START, bytes(3200), {"type": "stop"})
+            assert (await client.hear("final"))["text"] == "all"
+    assert len(set(peers)) == 2
+
+
 async def test_a_channel_that_stays_empty_is_closed_but_never_the_last(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,7 +14,10 @@ MIN_TIMEOUT_MS = 501
 AWAITED_MS = 5_000
 """Speech that ended so long ago and brought no final was none."""
 DOUBTS = 3
-"""Legs that may have no words for what was told as speech: then it was noise, or music."""
+"""Legs that may tell of speech and have no words for it: then it was noise, or music."""
+MUTE_DOUBTS = 5
+"""Legs that may say nothing at all where another one has told of speech. Each is likely to be dead: one that lives
+tells of it again, where it tells of speech at all."""
 
 
 class Activity:
@@ -32,8 +35,8 @@ class Activity:
         self._spoken_ms = 0
         """Where the words begin that are awaited."""
         self._silent_since_ms: int | None = None
-        self._doubts = 0
-        """Legs since the last final that left out the words that were awaited."""
+        self._doubts = self._mute_doubts = 0
+        """Legs since the last final that left out the words that were awaited, having told of speech or not."""
 
     def tell(self, event: Event, *, newest: bool) -> None:
         """What a leg has said; `newest`: that leg hears what comes now."""
@@ -47,7 +50,7 @@ class Activity:
             case Result(is_final=is_final):
                 if is_final:
                     self.awaited = False
-                    self._doubts = 0
+                    self.believe()
                 elif not self.awaited:
                     self._await(event.start_ms)
                 self.speaking = not is_final and newest
@@ -60,16 +63,23 @@ class Activity:
     def is_noise(self) -> bool:
         """What is told as speech brings no words, whichever leg hears it. Till the next final, a leg that says nothing
         of it is not dead."""
-        return self._doubts >= DOUBTS
+        return self._doubts >= DOUBTS or self._mute_doubts >= MUTE_DOUBTS
 
     @property
     def is_doubtful(self) -> bool:
         """A leg has said nothing of what seemed to be speech, since the last final."""
-        return self._doubts > 0
+        return self._doubts + self._mute_doubts > 0
 
-    def doubt(self) -> None:
-        """A leg has left out the words that are awaited."""
-        self._doubts += 1
+    def doubt(self, *, mute: bool) -> None:
+        """A leg has left out the words that are awaited. `mute`: it has said nothing at all."""
+        if mute:
+            self._mute_doubts += 1
+        else:
+            self._doubts += 1
+
+    def believe(self) -> None:
+        """There were words."""
+        self._doubts = self._mute_doubts = 0
 
     def is_over(self, at: int) -> bool:
         """Who spoke was done so long before byte `at` that words of it would have come."""

@@ -28,17 +28,18 @@ class Changes:
         """Where the utterance began that the leg now keeps to its end."""
 
     def due(
-        self, chunk: bytes, *, age: float, silent: float, unsettled: float, settled: int, quiet: bool
+        self, chunk: bytes, *, age: float, silent: float, unsettled: float, settled: int, quiet: bool, noise: bool
     ) -> Change | None:
         """Before `chunk` goes up, if any. In seconds: the leg's `age`, how long it has been `silent`, its `unsettled`
-        audio. `settled`: a byte."""
+        audio. `settled`: a byte. `noise`: what is told as speech seems to be none."""
         limits, keeps = self._limits, settled <= self._kept_from
         if (keeps or not quiet) and self._pauses.is_seam(chunk, unsettled / limits.utterance):
-            return Change.CUT
+            return Change.GUESS if noise and silent >= limits.answer else Change.CUT  # it may be dead
         if keeps:
             return None
         if quiet:
             return Change.GUESS if age >= limits.soft or unsettled >= limits.quiet else None
+        silent = 0.0 if noise else silent
         dead = unsettled >= limits.quiet and silent >= limits.answer  # perhaps: who asked for no interims cannot know
         return Change.HAND_BACK if age >= limits.hard or dead else None
 

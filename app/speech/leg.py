@@ -81,6 +81,8 @@ class Leg:
         self._progress = progress
         self._pace = pace
         self._hold = hold
+        self._asked = False
+        """gRPC was told that no more audio comes."""
         self._begun = False
         self._over = False
         self._given_up: Exception | None = None
@@ -89,9 +91,10 @@ class Leg:
 
     @property
     def is_complete(self) -> bool:
-        """It was fed all that it had to hear, and ended well after that."""
+        """It was fed all that it had to hear, and ended well when it was asked to. One that ends unasked in the same
+        moment says nothing of what it has heard last."""
         end = self.stretch.end
-        return self.ended and self.error is None and end is not None and self.sent >= end
+        return self.ended and self.error is None and self._asked and end is not None and self.sent >= end
 
     def behind(self, taken: int) -> int:
         """Bytes of the stretch that have come and were not sent."""
@@ -189,6 +192,7 @@ class Leg:
             self._call = await asyncio.shield(opening)  # cancelled, it would open all the same, unseen
             async for response in self._call:
                 self.heard_at = clock()
+                lease.answers()
                 _tell(heard, self, response)
                 if error := self.reader.failure(response):
                     raise error
@@ -201,6 +205,8 @@ class Leg:
             self.error = error
         finally:
             opening.add_done_callback(_cancel_call)
+            if isinstance(self.error, TimeoutError):
+                lease.suspect()
             lease.release()
             self._release_generator()
 
@@ -238,6 +244,7 @@ class Leg:
             elif live and not self.live:
                 continue  # `half_close` emptied the queue: the rest is read from what is kept
             elif live or self.half_closed_at is not None:
+                self._asked = not self._over
                 return
             else:
                 self.live = True  # nothing is kept that was not sent, and nothing can come in between

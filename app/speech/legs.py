@@ -283,10 +283,11 @@ class Legs:
         change = self._changes.due(
             chunk,
             age=now - leg.opened_at,
-            silent=0.0 if self._activity.is_noise else now - leg.heard_at,
+            silent=now - leg.heard_at,
             unsettled=unsettled / self._format.bytes_per_second,
             settled=handover.settled,
             quiet=self._activity.is_quiet(leg.sent),
+            noise=self._activity.is_noise,
         )
         if change is Change.CUT and not self._catches_up(leg):
             self.cut(now)
@@ -396,13 +397,13 @@ class Legs:
         activity, at = self._activity, leg.sent
         if not activity.awaited or activity.is_noise or activity.is_over(at) or activity.has_timed_out(at):
             return False
-        activity.doubt()
+        activity.doubt(mute=not leg.said_anything)
         return True
 
     def _go_on_after(self, leg: Leg) -> None:
         ending = explain(leg.error)
         if isinstance(leg.error, NoWords):
-            self._activity.doubt()
+            self._activity.doubt(mute=not leg.said_anything)
         elif isinstance(leg.error, TimeoutError):  # captions have stood still for long
             self._retry.tell(ending.as_error().message, 0.0)
         if ending.verdict is Verdict.FATAL:
@@ -497,6 +498,7 @@ class Legs:
             if leg.stretch is not self._handover.head:
                 return  # what comes after the final is the next leg's to hear
         if leg.reader.heard_beyond and leg.stretch.guessed:
+            self._activity.believe()
             self._take_back(leg)
 
     def _say(self, leg: Leg, event: Event) -> None:

@@ -60,6 +60,8 @@ class _Member:
     client: Client
     legs: int = 0
     closing: asyncio.TimerHandle | None = None
+    suspect: bool = False
+    """A leg was given up on it, and nobody has heard anything through it since: its connection may be dead."""
 
     @property
     def connected(self) -> bool:
@@ -74,6 +76,17 @@ class Lease:
         self._member: _Member | None = member
         self._released = released
         member.legs += 1
+
+    def answers(self) -> None:
+        """Something was heard through its channel."""
+        if self._member is not None:
+            self._member.suspect = False
+
+    def suspect(self) -> None:
+        """The leg was given up: whoever comes next gets another channel, until somebody hears something through this
+        one. gRPC's own keepalive takes up to 40 s to notice that a connection is dead."""
+        if self._member is not None:
+            self._member.suspect = True
 
     def release(self) -> None:
         member, self._member = self._member, None
@@ -223,9 +236,10 @@ class Pool:
 
     def _roomiest(self) -> _Member:
         free = [member for member in self._members if member.legs < self._limits.streams_per_channel]
-        if not free:
+        best = max(free, key=lambda member: (not member.suspect, member.connected, member.legs), default=None)
+        if best is None or (best.suspect and self.channels < self._limits.max_channels):
             return self._grow()
-        return max(free, key=lambda member: (member.connected, member.legs))
+        return best
 
     def _released(self, member: _Member) -> None:
         self._call_next()
