@@ -32,6 +32,8 @@ log = logging.getLogger(__name__)
 NORMAL_CLOSURE = 1000
 BURST_SECONDS = 4.0
 """So long it may have had nothing to say but audio, and then say it at once: it was away, perhaps."""
+FINALIZE_COUNTS = 10
+"""As so many of the others: each is a stream of the upstream's."""
 REFUSE_SECONDS = 1.0
 """Time to tell a client why its link ends, though its session does not."""
 
@@ -199,7 +201,8 @@ class Relay:
             case Resume():
                 raise SessionError("bad_order", "`resume` may only be the first message")
         self.live.changed()
-        await asyncio.sleep(self._controls.delay(self._clock(), 1))  # others have their turn in any case
+        counts = FINALIZE_COUNTS if isinstance(control, Finalize) else 1
+        await asyncio.sleep(self._controls.delay(self._clock(), counts))  # others have their turn in any case
 
     async def _send(self, audio: bytes) -> None:
         if audio:

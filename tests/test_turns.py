@@ -4,14 +4,14 @@ import asyncio
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from app.api import turns
-from app.api.acceptor import AcceptingLoop
+from app.api.acceptor import AcceptingLoop, Newcomer
 from app.api.turns import MOST_SECONDS, Turns
-from app.api.turnstile import Turnstile
+from app.api.turnstile import ADDRESS_SECONDS, Turnstile
 from tests.gateway import START, Client
 from tests.process import run_process
 from tests.upstream import ScriptedUpstream
@@ -115,7 +115,7 @@ class Comer:
 async def test_every_address_has_a_turn_after_the_other() -> None:
     """Who comes alone does not wait behind a crowd; who is gone takes no turn."""
     heard: list[str] = []
-    turnstile = Turnstile(asyncio.get_running_loop())
+    turnstile = Turnstile(asyncio.get_running_loop(), lambda _: True)
     for number in range(6):
         comer = Comer(f"crowd {number}", heard)
         comer.is_gone = number == 2
@@ -126,13 +126,34 @@ async def test_every_address_has_a_turn_after_the_other() -> None:
     assert heard == ["crowd 0", "alone", "crowd 1", "crowd 3", "crowd 4", "crowd 5"]
 
 
-class Greeter(asyncio.Protocol):
+async def test_an_address_has_so_many_turns_in_a_second_and_a_proxy_any() -> None:
+    """However few wait at a time."""
+    heard: list[str] = []
+    clock = asyncio.get_running_loop().time
+    turnstile = Turnstile(asyncio.get_running_loop(), lambda address: address == "proxy")
+    begun = clock()
+    for number in range(3):
+        for address in ("crowd", "proxy"):
+            turnstile.knock(address, Comer(f"{address} {number}", heard), b"")
+    while len(heard) < 6:
+        await asyncio.sleep(0.001)
+    assert clock() - begun >= 2 * ADDRESS_SECONDS
+    assert [each for each in heard if "crowd" in each] == ["crowd 0", "crowd 1", "crowd 2"]
+    assert len(turnstile._due) == 1, "of a proxy nothing is remembered"
+
+
+class Greeter(Newcomer):
+    guests: ClassVar[set[str]] = set()
+
+    def may_come(self, address: str) -> bool:
+        return address in self.guests
+
     def connection_made(self, transport: Any) -> None:
         transport.write(b"in")
         transport.close()
 
 
-def test_everybody_who_connects_at_once_is_accepted() -> None:
+def test_everybody_who_connects_at_once_is_accepted(monkeypatch: pytest.MonkeyPatch) -> None:
     """They wait in the kernel; after `close` nobody is taken any more."""
 
     async def come(listener: socket.socket, count: int) -> list[bytes]:
@@ -148,6 +169,8 @@ def test_everybody_who_connects_at_once_is_accepted() -> None:
     async def serve(listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
         server = await loop.create_server(Greeter, sock=listener, ssl=None, backlog=1)
+        assert await come(listener, 10) == [b""] * 10, "who may not come is closed"
+        monkeypatch.setattr(Greeter, "guests", {"127.0.0.1"})
         assert await come(listener, 100) == [b"in"] * 100
         server.close()
         await server.wait_closed()

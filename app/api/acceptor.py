@@ -14,7 +14,7 @@ from app.api.turns import Turns
 
 log = logging.getLogger(__name__)
 
-IDLE_SECONDS = 0.001
+IDLE_SECONDS = 0.002
 AT_A_TIME = 4
 EXHAUSTED_SECONDS = 1.0
 """Without a free file descriptor it is no use to try again sooner."""
@@ -22,6 +22,14 @@ CLOSE_SECONDS = 3.0
 """A peer that does not answer the end of TLS is left after so long."""
 _UNTRUE = (BlockingIOError, InterruptedError, ConnectionAbortedError)
 """Nobody was there after all, or not any more."""
+
+
+class Newcomer(asyncio.Protocol):
+    """A connection that is about to be."""
+
+    def may_come(self, address: str) -> bool:
+        """From there: it is closed else, before it has cost much."""
+        raise NotImplementedError
 
 
 class AcceptingLoop(uvloop.Loop):
@@ -46,7 +54,7 @@ class Acceptor:
         self,
         loop: asyncio.AbstractEventLoop,
         listener: socket.socket,
-        protocol: Callable[[], asyncio.Protocol],
+        protocol: Callable[[], Newcomer],
         tls: dict[str, Any],
     ) -> None:
         self._loop = loop
@@ -83,8 +91,7 @@ class Acceptor:
         """Whether there may be more."""
         try:
             for _ in range(AT_A_TIME):
-                peer, _ = self._listener.accept()
-                self._come(peer)
+                self._come(*self._listener.accept())
         except _UNTRUE:
             self._listen()
             return False
@@ -97,16 +104,20 @@ class Acceptor:
         self._exhausted = False
         return True
 
-    def _come(self, peer: socket.socket) -> None:
+    def _come(self, peer: socket.socket, address: Any) -> None:
+        protocol = self._protocol()
+        if not protocol.may_come(address[0]):
+            peer.close()
+            return
         peer.setblocking(False)
         peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        task = self._loop.create_task(self._connect(peer))
+        task = self._loop.create_task(self._connect(peer, protocol))
         self._coming.add(task)
         task.add_done_callback(self._coming.discard)
 
-    async def _connect(self, peer: socket.socket) -> None:
+    async def _connect(self, peer: socket.socket, protocol: Newcomer) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._protocol, peer, **self._tls)
+            await self._loop.connect_accepted_socket(lambda: protocol, peer, **self._tls)
         except (OSError, TimeoutError) as error:  # also of TLS: a peer that speaks none, or does not answer
             peer.close()
             log.debug("a connection came to nothing: %s", error)

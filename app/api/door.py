@@ -6,10 +6,11 @@ limit, the one that has owed it longest makes room: newcomers come in, however m
 
 import asyncio
 import re
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from typing import Any
 
 import httptools
+from uvicorn.middleware.proxy_headers import _TrustedHosts
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.api.limits import ConnectionLimits
@@ -38,22 +39,37 @@ class RefusedError(Exception):
 class Door:
     """One for a server, which all of its connections share."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, limits: ConnectionLimits) -> None:
-        self.turnstile = Turnstile(loop)
+    def __init__(self, loop: asyncio.AbstractEventLoop, limits: ConnectionLimits, trusted_proxies: Any) -> None:
+        self.turnstile = Turnstile(loop, _TrustedHosts(trusted_proxies).__contains__)
         self._limits = limits
         self._waiting: OrderedDict[DoorProtocol, None] = OrderedDict()
         """It is the peer's turn; who has waited longest comes first."""
+        self._crowds: Counter[str] = Counter()
+        """How many of them are from one address."""
+
+    def has_room(self, address: str) -> bool:
+        """Where nobody comes in but another makes room, an address with half of all places gets no more: nobody has to
+        make room for it, and who comes again at once costs next to nothing."""
+        limit = self._limits.waiting
+        return len(self._waiting) < limit or self._crowds[address] < max(1, limit // 2)
 
     def wait(self, protocol: "DoorProtocol") -> None:
         """For its next request, or the rest of it."""
-        self._waiting[protocol] = None
+        if protocol not in self._waiting:
+            self._waiting[protocol] = None
+            self._crowds[protocol.address] += 1
         if len(self._waiting) > self._limits.waiting:
-            longest, _ = self._waiting.popitem(last=False)
+            longest = next(iter(self._waiting))
+            self.leave(longest)
             longest.make_room()
 
     def leave(self, protocol: "DoorProtocol") -> None:
         """It has said its request, or is gone."""
-        self._waiting.pop(protocol, None)
+        if protocol in self._waiting:
+            del self._waiting[protocol]
+            self._crowds[protocol.address] -= 1
+            if not self._crowds[protocol.address]:
+                del self._crowds[protocol.address]
 
 
 class DoorProtocol(HttpToolsProtocol):
@@ -98,7 +114,15 @@ class DoorProtocol(HttpToolsProtocol):
         self.transport.pause_reading()
         self._unset_keepalive_if_required()
         self._door.leave(self)
-        self._door.turnstile.knock(self.client[0] if self.client else "", self, data)
+        self._door.turnstile.knock(self.address, self, data)
+
+    def may_come(self, address: str) -> bool:
+        return self._door.has_room(address)
+
+    @property
+    def address(self) -> str:
+        """The peer's own: a proxy's, where there is one."""
+        return self.client[0] if self.client else ""
 
     @property
     def is_gone(self) -> bool:
@@ -300,7 +324,7 @@ class DoorProtocol(HttpToolsProtocol):
     def _door(self) -> Door:
         door: Door | None = getattr(self.server_state, "door", None)
         if door is None:
-            door = Door(self.loop, self._limits)
+            door = Door(self.loop, self._limits, self.config.forwarded_allow_ips)
             self.server_state.door = door  # type: ignore[attr-defined]
         return door
 

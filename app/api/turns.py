@@ -8,8 +8,10 @@ import asyncio
 from collections.abc import Callable
 from time import thread_time
 
-MOST_SECONDS = 0.05
+MOST_SECONDS = 0.005
 """From one turn to the next at most: a loop that is never idle lets somebody in, too."""
+TICK_SECONDS = 0.001
+"""uvloop's: less is none at all, and to look again at once is no idleness."""
 
 
 class Turns:
@@ -21,6 +23,8 @@ class Turns:
         self._idle = idle
         self._take = take
         self._handle: asyncio.Handle | None = None
+        self._goes_on = False
+        """Somebody has waited since the last turn."""
         self._last = loop.time() - MOST_SECONDS
         self._used = 0.0
         """This thread's CPU time at the last turn."""
@@ -44,5 +48,8 @@ class Turns:
         lacking = min(self._idle - (since - worked), MOST_SECONDS - since)
         if lacking <= 0:
             self.charge()
-            lacking = self._idle if self._take() else 0.0
-        self._handle = self._loop.call_later(lacking, self._look) if lacking > 0 else None
+            if self._goes_on:  # a timer of a busy loop is late: the next one is not, too
+                self._last -= min(max(0.0, since - MOST_SECONDS), MOST_SECONDS)
+            self._goes_on = self._take()
+            lacking = self._idle if self._goes_on else 0.0
+        self._handle = self._loop.call_later(max(lacking, TICK_SECONDS), self._look) if lacking > 0 else None

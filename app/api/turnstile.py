@@ -1,14 +1,20 @@
-"""Requests come in one by one. Of those that wait every address has a turn after the other: a crowd from one keeps
-nobody else out.
+"""Requests come in one by one. Of those that wait every address has a turn after the other, and so many in a second: a
+crowd from one keeps nobody else out, nor takes the time of who speaks. A trusted proxy stands for many, and has no such
+bound.
 """
 
 import asyncio
 from collections import OrderedDict, deque
+from collections.abc import Callable
 from typing import Protocol
 
 from app.api.turns import Turns
 
-IDLE_SECONDS = 0.002
+IDLE_SECONDS = 0.003
+ADDRESS_SECONDS = 0.02
+"""From one turn of an address to its next."""
+MANY = 1000
+"""Addresses that are remembered, before those are forgotten that may have their next turn."""
 
 
 class Comer(Protocol):
@@ -24,10 +30,14 @@ class Comer(Protocol):
 class Turnstile:
     """One for a server."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, is_proxy: Callable[[str], bool]) -> None:
+        self._clock = loop.time
+        self._is_proxy = is_proxy
         self._turns = Turns(loop, IDLE_SECONDS, self._let_in)
         self._lines: OrderedDict[str, deque[tuple[Comer, bytes]]] = OrderedDict()
-        """By address; the one whose turn is next comes first."""
+        """By address; the one whose turn is longest ago comes first."""
+        self._due: dict[str, float] = {}
+        """When an address may have its next turn."""
 
     def knock(self, address: str, comer: Comer, data: bytes) -> None:
         """It is let in on the next turn of the loop, or on a later one."""
@@ -39,18 +49,27 @@ class Turnstile:
         self._turns.charge()
 
     def _let_in(self) -> bool:
-        while self._lines:
-            comer, data = self._next()
+        now = self._clock()
+        while (address := next((each for each in self._lines if self._due.get(each, now) <= now), None)) is not None:
+            comer, data = self._next(address)
             if not comer.is_gone:
+                self._remember(address, now)
                 comer.come_in(data)
                 break
         return bool(self._lines)
 
-    def _next(self) -> tuple[Comer, bytes]:
-        address, line = next(iter(self._lines.items()))
+    def _next(self, address: str) -> tuple[Comer, bytes]:
+        line = self._lines[address]
         waiting = line.popleft()
         if line:
             self._lines.move_to_end(address)
         else:
             del self._lines[address]
         return waiting
+
+    def _remember(self, address: str, now: float) -> None:
+        if self._is_proxy(address):
+            return
+        if len(self._due) >= MANY:
+            self._due = {each: due for each, due in self._due.items() if due > now}
+        self._due[address] = now + ADDRESS_SECONDS
