@@ -55,7 +55,7 @@ class HubLimits:
     frame_bytes: int
     """Largest audio frame."""
     controls_per_second: float
-    """Messages other than audio."""
+    """Messages other than audio, of one client."""
     needs_store: bool
     """While the store is away no new session is opened."""
 

@@ -39,8 +39,8 @@ class Changes:
             return None
         if quiet:
             return Change.GUESS if age >= limits.soft or unsettled >= limits.quiet else None
-        silent = 0.0 if noise else silent
-        dead = unsettled >= limits.quiet and silent >= limits.answer  # perhaps: who asked for no interims cannot know
+        # perhaps: who asked for no interims cannot know
+        dead = not noise and unsettled >= limits.quiet and silent >= limits.answer
         return Change.HAND_BACK if age >= limits.hard or dead else None
 
     def keep(self, settled: int) -> None:
