@@ -18,6 +18,7 @@ from tests.upstream import ScriptedUpstream
 
 IDLE = 0.002
 STEP = 0.0005
+PLACES = 10
 
 
 class Handle:
@@ -115,7 +116,7 @@ class Comer:
 async def test_every_address_has_a_turn_after_the_other() -> None:
     """Who comes alone does not wait behind a crowd; who is gone takes no turn."""
     heard: list[str] = []
-    turnstile = Turnstile(asyncio.get_running_loop(), lambda _: True)
+    turnstile = Turnstile(asyncio.get_running_loop(), lambda _: True, PLACES)
     for number in range(6):
         comer = Comer(f"crowd {number}", heard)
         comer.is_gone = number == 2
@@ -130,7 +131,7 @@ async def test_an_address_has_so_many_turns_in_a_second_and_a_proxy_any() -> Non
     """However few wait at a time."""
     heard: list[str] = []
     clock = asyncio.get_running_loop().time
-    turnstile = Turnstile(asyncio.get_running_loop(), lambda address: address == "proxy")
+    turnstile = Turnstile(asyncio.get_running_loop(), lambda address: address == "proxy", PLACES)
     begun = clock()
     for number in range(3):
         for address in ("crowd", "proxy"):
@@ -142,8 +143,30 @@ async def test_an_address_has_so_many_turns_in_a_second_and_a_proxy_any() -> Non
     assert len(turnstile._due) == 1, "of a proxy nothing is remembered"
 
 
+async def test_a_line_is_bounded_and_where_many_wait_everybody_has_room_for_one() -> None:
+    """Else each would cost its memory; a proxy's line is as long as its clients make it."""
+    turnstile = Turnstile(asyncio.get_running_loop(), lambda address: address == "proxy", PLACES)
+
+    def come(address: str) -> bool:
+        if has_room := turnstile.has_room(address):
+            turnstile.knock(address, Comer(address, []), b"")
+        return has_room
+
+    assert [come("crowd") for _ in range(PLACES // 2 + 1)] == [True] * (PLACES // 2) + [False]
+    assert all(come("another") for _ in range(PLACES // 2))
+    assert [come("late"), come("late"), come("later")] == [True, False, True]
+    assert all(come("proxy") for _ in range(3 * PLACES))
+    while turnstile._lines:
+        await asyncio.sleep(0.001)
+    assert come("crowd"), "they have come in"
+
+
 class Greeter(Newcomer):
     guests: ClassVar[set[str]] = set()
+    made = 0
+
+    def __init__(self) -> None:
+        Greeter.made += 1
 
     def may_come(self, address: str) -> bool:
         return address in self.guests
@@ -170,6 +193,7 @@ def test_everybody_who_connects_at_once_is_accepted(monkeypatch: pytest.MonkeyPa
         loop = asyncio.get_running_loop()
         server = await loop.create_server(Greeter, sock=listener, ssl=None, backlog=1)
         assert await come(listener, 10) == [b""] * 10, "who may not come is closed"
+        assert Greeter.made == 1, "and costs no more"
         monkeypatch.setattr(Greeter, "guests", {"127.0.0.1"})
         assert await come(listener, 100) == [b"in"] * 100
         server.close()

@@ -63,6 +63,8 @@ class Acceptor:
         self._tls = tls
         self._turns = Turns(self._loop, IDLE_SECONDS, self._accept)
         self._coming: set[asyncio.Task[None]] = set()
+        self._spare: Newcomer | None = None
+        """Of a connection that was closed at once: to make one costs more than all the rest of it."""
         self._closed = False
         self._exhausted = False
         """It was told."""
@@ -105,8 +107,9 @@ class Acceptor:
         return True
 
     def _come(self, peer: socket.socket, address: Any) -> None:
-        protocol = self._protocol()
+        protocol, self._spare = self._spare or self._protocol(), None
         if not protocol.may_come(address[0]):
+            self._spare = protocol
             peer.close()
             return
         peer.setblocking(False)

@@ -40,7 +40,7 @@ class Door:
     """One for a server, which all of its connections share."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, limits: ConnectionLimits, trusted_proxies: Any) -> None:
-        self.turnstile = Turnstile(loop, _TrustedHosts(trusted_proxies).__contains__)
+        self.turnstile = Turnstile(loop, _TrustedHosts(trusted_proxies).__contains__, limits.waiting)
         self._limits = limits
         self._waiting: OrderedDict[DoorProtocol, None] = OrderedDict()
         """It is the peer's turn; who has waited longest comes first."""
@@ -51,7 +51,8 @@ class Door:
         """Where nobody comes in but another makes room, an address with half of all places gets no more: nobody has to
         make room for it, and who comes again at once costs next to nothing."""
         limit = self._limits.waiting
-        return len(self._waiting) < limit or self._crowds[address] < max(1, limit // 2)
+        is_crowd = len(self._waiting) >= limit and self._crowds[address] >= max(1, limit // 2)
+        return not is_crowd and self.turnstile.has_room(address)
 
     def wait(self, protocol: "DoorProtocol") -> None:
         """For its next request, or the rest of it."""
