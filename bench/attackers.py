@@ -28,7 +28,9 @@ AT_ONCE = 4
 MANY = 64 * 1024
 """Bytes that are written at once, of what is small."""
 SPARE_FILES = 200
-HALF_OPEN = 5000
+HALF_OPEN = 2000
+"""As many as the gateway (500) and the kernel's queue (2,048) hold. What comes beyond is dropped by the kernel and sent
+again, thousands in one moment: work of the attacker's, which would stop this machine for 20 ms."""
 TRICKLES = 400
 
 
