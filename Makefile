@@ -1,4 +1,4 @@
-# Eight words. `make run` and `make test` need only Debian 12's python3, python3-venv and make.
+# Nine words. `make run` and `make test` need only Debian 12's python3, python3-venv and make.
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALL := $(BIN)/uv pip install --quiet --python .venv
@@ -6,7 +6,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-emit-in
 	--no-annotate --no-header --python-version 3.11 pyproject.toml
 
 .DEFAULT_GOAL := run
-.PHONY: run demo test check bench prove lock clean
+.PHONY: run demo test check bench bench-peers prove lock clean
 
 run: .venv/emulator        ## the gateway with the embedded emulator on http://127.0.0.1:8000
 	$(BIN)/transcribe serve
@@ -25,6 +25,9 @@ check: .venv/dev           ## format, lint, strict types
 bench: .venv/dev           ## what is measured: see bench/README.md
 	$(BIN)/python -m bench
 
+bench-peers: .venv/dev .venv-peers/ready  ## the same beside LiveKit's and Pipecat's Google drivers
+	$(BIN)/python -m bench speed
+
 prove: .venv/dev           ## that no word is lost upstream and none stands twice: 42 runs, over an hour
 	$(BIN)/python -m bench.prove --jobs 6
 
@@ -33,8 +36,10 @@ lock: .venv/dev            ## renew the pinned versions and hashes in requiremen
 	$(LOCK) -c requirements/dev.txt --extra install --extra emulator --extra microphone -o requirements/emulator.txt
 	$(LOCK) -c requirements/dev.txt --extra install -o requirements/gateway.txt
 
+	$(LOCK) --upgrade --extra peers -o requirements/peers.txt  # on its own: Pipecat wants an older protobuf
+
 clean:                     ## forget the virtual environment and every cache
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-peers .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
 # One virtual environment. Each stamp says which of the locked sets is in it: dev holds emulator holds gateway.
 # uv (itself pinned by hash) installs in seconds what pip takes a minute for.
@@ -53,3 +58,9 @@ clean:                     ## forget the virtual environment and every cache
 	$(INSTALL) --require-hashes -r requirements/dev.txt
 	$(INSTALL) --no-deps --no-build-isolation -e .
 	touch $@ .venv/emulator
+
+# Other gateways, for comparison: not in ours.
+.venv-peers/ready: requirements/peers.txt | .venv/bin/uv
+	$(PYTHON) -m venv .venv-peers
+	$(BIN)/uv pip install --quiet --python .venv-peers --require-hashes -r $<
+	touch $@

@@ -4,8 +4,9 @@ import asyncio
 import sys
 
 from bench import latency
+from bench.speed import __main__ as speed
 
-BENCHES = {"latency": latency.main}
+BENCHES = {"latency": latency.main, "speed": speed.main}
 
 
 def main(names: list[str]) -> None:

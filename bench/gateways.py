@@ -48,6 +48,11 @@ class GatewayProcess:
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
+    @property
+    def threads(self) -> int:
+        assert self._process is not None
+        return len(list(Path(f"/proc/{self._process.pid}/task").iterdir()))
+
     async def start(self) -> None:
         """Until it can serve. Raises GatewayNotReadyError."""
         with self._log.open("a+b") as log:

@@ -15,6 +15,7 @@ SETS = {
     "gateway": ("install",),
     "emulator": ("install", "emulator", "microphone"),
     "dev": ("dev", "microphone"),
+    "peers": ("peers",),
 }
 """A file in requirements/, and the extras that it is locked for (Makefile, `lock`)."""
 PINNED = re.compile(r"^[a-z0-9._-]+(\[[a-z0-9,_-]+\])?==[^\s*,]+( ; .+)?$")

@@ -1,0 +1,1 @@
+"""Other drivers, behind the same socket: installed by `make bench-peers` alone."""
