@@ -12,7 +12,8 @@ from app.core.errors import SessionError, going_down, unknown
 from app.core.grant import Grant, check_unused
 from app.core.protocol import Resume, SessionConfig, Start, parse
 from app.core.record import Record, fingerprint
-from app.core.session import Session, Timers
+from app.core.session import Session
+from app.core.timers import Timers
 from app.live import Live, Meter, Recognize
 from app.quota.account import Account
 from app.quota.quota import Quota

@@ -21,7 +21,8 @@ from app.core.recognition import (
     Throttled,
 )
 from app.core.record import Record
-from app.core.session import Phase, Session, Timers
+from app.core.session import Phase, Session
+from app.core.timers import Timers
 
 SECOND = 32_000
 START = {"type": "start", "audio": {"encoding": "LINEAR16", "sample_rate_hertz": 16000}, "language_codes": ["en-US"]}

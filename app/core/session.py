@@ -6,7 +6,6 @@ and go: started, detached, resumed. No clock and no I/O: time comes as an argume
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from enum import Enum, auto
 from hmac import compare_digest
 from typing import Literal
@@ -47,15 +46,11 @@ from app.core.recognition import (
     Throttled,
 )
 from app.core.record import Record, fingerprint
+from app.core.timers import Timers, Watch
 from app.core.transcript import Transcript
 
-# protocol.md, "Timers": the client hears of a timer before it ends.
-IDLE_WARNING = 0.75
-"""Part of the idle timeout after which the client is warned."""
-SESSION_LIMIT_WARNING_SECONDS = 60.0
 MAX_GIVEN_TOKENS = 8
 """That nobody has used yet."""
-FOR_EVER = float("inf")
 
 
 class Phase(Enum):
@@ -86,17 +81,6 @@ TAKEN: dict[tuple[Phase, str], Take] = {
     **{(Phase.ENDED, kind): Take.IGNORE for kind in ("audio", "gap", "finalize", "keepalive", "stop")},
 }
 """What a client may say in which phase; what is missing here is `bad_order`."""
-
-
-@dataclass(slots=True)
-class Timers:
-    """In seconds."""
-
-    idle: float
-    """Without any frame."""
-    max_session: float
-    silent: float = FOR_EVER
-    """Without audio or a gap, whatever else is said."""
 
 
 class Session:
@@ -142,13 +126,8 @@ class Session:
         """Fingerprints of what admits the next link, oldest first: the one that came last, and, till the client shows
         that it has the newest, all that were given for it."""
         self._timers = timers
+        self._watch = Watch(timers, now, age=age, received=self.received)
         self._window_bytes = self.format.offset(window_seconds * 1000)
-        self._opened_at = now - age
-        self._heard_at = now
-        self._spoke_at = now
-        self._spoke_to = self.received
-        """It had received so much at the last tick."""
-        self._warned: set[str] = set()
         self._throttle: Throttle | None = None
         """What was told last of it, if anything."""
 
@@ -409,15 +388,8 @@ class Session:
             self.link.ack_due = True
         if not self._is_the_clients_turn:
             self.waits(now)
-        self._tick_silent(now)
-        idle_for = now - self._heard_at
-        if idle_for >= self._timers.idle:
-            raise SessionError("idle_timeout", f"no frame for {self._timers.idle:g} s, the limit")
-        if idle_for >= self._timers.idle * IDLE_WARNING:
-            self._warn("idle", "no frame for some time: send audio or `keepalive`", self._timers.idle - idle_for)
-        left = self._timers.max_session - (now - self._opened_at)
-        if left <= SESSION_LIMIT_WARNING_SECONDS:
-            self._warn("session_limit", "the session reaches its longest time: the gateway will stop it", left)
+        for warning in self._watch.tick(now, self.received):
+            self.link.say(warning)
 
     @property
     def _is_the_clients_turn(self) -> bool:
@@ -429,29 +401,14 @@ class Session:
 
     def waits(self, now: float) -> None:
         """It is our turn: the client is neither idle nor silent."""
-        self.is_not_idle(now)
-        self._is_not_silent(now)
-
-    def _tick_silent(self, now: float) -> None:
-        if self.received != self._spoke_to:
-            self._is_not_silent(now)
-        limit, silent_for = self._timers.silent, now - self._spoke_at
-        if silent_for >= limit:
-            raise SessionError("idle_timeout", f"no audio and no gap for {limit:g} s, the limit, whatever else came")
-        if silent_for >= limit * IDLE_WARNING:
-            self._warn("silent", "no audio for some time: `keepalive` is not enough", limit - silent_for, code="idle")
-
-    def _is_not_silent(self, now: float) -> None:
-        self._spoke_at, self._spoke_to = now, self.received
-        self._warned.discard("silent")
+        self._watch.waits(now, self.received)
 
     def is_not_idle(self, now: float) -> None:
-        self._heard_at = now
-        self._warned.discard("idle")
+        self._watch.hears(now)
 
     def is_too_old(self, now: float) -> bool:
         """Whether the session has reached its longest time and should be closed."""
-        return self.phase is Phase.LISTENING and now - self._opened_at >= self._timers.max_session
+        return self.phase is Phase.LISTENING and self._watch.is_over(now)
 
     def close(self) -> None:
         """The gateway ends the session: what was said so far becomes final, then comes `stopped`."""
@@ -468,20 +425,13 @@ class Session:
 
     def warn_of_budget(self, message: str) -> None:
         """Once."""
-        if self.link.attached and "budget" not in self._warned:
-            self._warned.add("budget")
+        if self.link.attached and self._watch.is_first("budget"):
             self.link.say(WarningMessage("budget", message))
 
     def fail(self, error: SessionError) -> None:
         """The first failure is the one that the client is told."""
         if not self.ended:
             self.error = error
-
-    def _warn(self, of: str, message: str, left: float, code: str | None = None) -> None:
-        """Once, till what it is a warning of has passed. `code`: where that is not the word for the client."""
-        if of not in self._warned:
-            self._warned.add(of)
-            self.link.say(WarningMessage(code or of, message, max(0, round(left * 1000))))
 
     # What is due ------------------------------------------------------------------------------
 

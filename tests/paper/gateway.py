@@ -21,7 +21,8 @@ from app.core.protocol import (
 )
 from app.core.recognition import Event
 from app.core.record import Change
-from app.core.session import Phase, Session, Timers
+from app.core.session import Phase, Session
+from app.core.timers import Timers
 from app.store import FENCED, Stored
 from tests.paper.audio import UNIT
 from tests.paper.store import PaperStore, Write
