@@ -28,7 +28,7 @@ bench: .venv/dev           ## what is measured: see bench/README.md
 bench-peers: .venv/dev .venv-peers/ready  ## the same beside LiveKit's and Pipecat's Google drivers
 	$(BIN)/python -m bench speed
 
-prove: .venv/dev           ## that no word is lost upstream and none stands twice: 42 runs, over an hour
+prove: .venv/dev           ## that no word is lost upstream and none stands twice: 42 runs, almost two hours
 	$(BIN)/python -m bench.prove --jobs 6
 
 lock: .venv/dev            ## renew the pinned versions and hashes in requirements/
