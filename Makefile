@@ -35,7 +35,6 @@ lock: .venv/dev            ## renew the pinned versions and hashes in requiremen
 	$(LOCK) --upgrade --extra dev --extra microphone -o requirements/dev.txt
 	$(LOCK) -c requirements/dev.txt --extra install --extra emulator --extra microphone -o requirements/emulator.txt
 	$(LOCK) -c requirements/dev.txt --extra install -o requirements/gateway.txt
-
 	$(LOCK) --upgrade --extra peers -o requirements/peers.txt  # on its own: Pipecat wants an older protobuf
 
 clean:                     ## forget the virtual environment and every cache

@@ -94,6 +94,12 @@ async def gateways(
         await asyncio.gather(*[gateway.stop() for gateway in made])
 
 
+def roomy(upstream: str) -> dict[str, str]:
+    """Settings of a gateway to that scripted upstream, with places for more sessions than anything here opens."""
+    limits = dict.fromkeys(("MAX_SESSIONS", "UPSTREAM_STREAMS", "UPSTREAM_STARTS_PER_MINUTE"), "5000")
+    return {"GATEWAY_UPSTREAM": f"grpc://{upstream}", **{f"GATEWAY_{name}": value for name, value in limits.items()}}
+
+
 def _free_port() -> int:
     while True:
         with socket.socket() as probe, suppress(OSError):

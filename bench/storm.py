@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.callers import Caller
-from bench.gateways import gateways
+from bench.gateways import gateways, roomy
 from bench.helpers import helper
 
 STEADY_SECONDS = 10.0
@@ -87,7 +87,8 @@ async def _gateway() -> AsyncIterator[tuple[str, Callable[[], Awaitable[dict[str
     """Where to call it, and how long it stood still since that was asked last."""
     async with AsyncExitStack() as stack:
         logs = Path(stack.enter_context(TemporaryDirectory()))
-        settings = _settings(await stack.enter_async_context(helper("bench.upstream")))
+        upstream = await stack.enter_async_context(helper("bench.upstream"))
+        settings = roomy(upstream) | {"GATEWAY_LOG_LEVEL": "WARNING"}
         command = (sys.executable, "-m", "bench.probe")
         (gateway,) = (await stack.enter_async_context(gateways("A", settings, logs, command))).values()
         http = await stack.enter_async_context(httpx.AsyncClient(trust_env=False, timeout=60))
@@ -107,15 +108,6 @@ async def _some_at_a_time(work: Iterable[Coroutine[None, None, None]]) -> None:
             await each
 
     await asyncio.gather(*[one(each) for each in work])
-
-
-def _settings(upstream: str) -> dict[str, str]:
-    limits = dict.fromkeys(("MAX_SESSIONS", "UPSTREAM_STREAMS", "UPSTREAM_STARTS_PER_MINUTE"), "5000")
-    return {
-        "GATEWAY_UPSTREAM": f"grpc://{upstream}",
-        "GATEWAY_LOG_LEVEL": "WARNING",
-        **{f"GATEWAY_{name}": value for name, value in limits.items()},
-    }
 
 
 def _raise_open_files() -> None:

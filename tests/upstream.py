@@ -50,7 +50,7 @@ class Call:
 
     def activity(self, kind: int, at: int) -> Any:
         """`kind`: 2 speech begins, 3 speech ends, 4 (v1) the timeout."""
-        seconds = _duration(at)
+        seconds = duration(at)
         if self.api == "v2":
             return v2.StreamingRecognizeResponse.pb()(speech_event_type=kind, speech_event_offset=seconds)
         return v1.StreamingRecognizeResponse.pb()(speech_event_type=kind, speech_event_time=seconds)
@@ -63,7 +63,7 @@ class Call:
     def _response(self, results: list[dict[str, Any]], end: int, channel: int) -> Any:
         name = "result_end_offset" if self.api == "v2" else "result_end_time"
         for result in results:
-            result |= {name: _duration(end), "language_code": "en-us", "channel_tag": channel}
+            result |= {name: duration(end), "language_code": "en-us", "channel_tag": channel}
         types = v2 if self.api == "v2" else v1
         return types.StreamingRecognizeResponse.pb()(results=results)
 
@@ -163,7 +163,7 @@ class ScriptedUpstream:
         return handle
 
 
-def _duration(count: int) -> dict[str, int]:
+def duration(count: int) -> dict[str, int]:
     """Bytes as a protobuf Duration."""
     nanos = count * 1_000_000_000 // BYTES_PER_SECOND
     return {"seconds": nanos // 1_000_000_000, "nanos": nanos % 1_000_000_000}

@@ -2,11 +2,11 @@
 
 import argparse
 import asyncio
-import resource
 from pathlib import Path
 
 from rich.console import Console
 
+from app.api.server import raise_file_limit
 from bench.speed.compare import CANDIDATES, FLOOR, OURS, Scene, compare, table
 
 ROUNDS, SECONDS = 3, 15.0
@@ -28,8 +28,7 @@ def plans() -> list[tuple[Scene, list[str]]]:
 
 
 async def show(wanted: list[tuple[Scene, list[str]]], rounds: int, seconds: float) -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # child processes inherit it
+    raise_file_limit()  # child processes inherit it
     console = Console(width=150)
     for scene, names in wanted:
         runs = await compare(names, scene, rounds, seconds)

@@ -2,11 +2,12 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import uvicorn
+from fastapi import FastAPI, WebSocket
 from google.cloud import speech_v2
 
 METHOD = "/google.cloud.speech.v2.Speech/StreamingRecognize"
@@ -52,6 +53,24 @@ def config_request() -> speech_v2.StreamingRecognizeRequest:
             streaming_features=speech_v2.StreamingRecognitionFeatures(interim_results=True),
         ),
     )
+
+
+def service(relay: Callable[[WebSocket], Awaitable[None]]) -> FastAPI:
+    """Each connection is accepted, and its `start` answered; the rest is `relay`'s."""
+    app = FastAPI()
+
+    @app.get("/readyz")
+    async def ready() -> str:
+        return "ready"
+
+    @app.websocket("/ws/transcribe")
+    async def transcribe(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await websocket.receive_json()
+        await websocket.send_json({"type": "started"})
+        await relay(websocket)
+
+    return app
 
 
 def milliseconds(duration: Any) -> int:

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 from rich.table import Table
 
-from bench.gateways import GatewayProcess, gateways
+from bench.gateways import GatewayProcess, gateways, roomy
 from bench.helpers import Helper, asked
-from bench.speed.frames import BYTES_PER_SECOND
 from tests.credentials import Keyring
+from tests.upstream import BYTES_PER_SECOND
 
 OURS, FLOOR = "gateway", "floor"
 HERE, PEERS = (sys.executable, "-m"), (".venv-peers/bin/python", "-m")
@@ -45,8 +45,6 @@ WANTED = {
 """Our CPU time to that of another, at most, with frames of so many milliseconds."""
 SETTLE_SECONDS = 3.0
 """After all have begun to speak."""
-ENOUGH = "100000"
-"""Of what is bounded for other reasons than speed."""
 
 
 @dataclass(frozen=True)
@@ -132,13 +130,10 @@ async def run(name: str, scene: Scene, seconds: float) -> tuple[Run, list[str]]:
 
 
 def _settings(upstream: str, ring: Keyring) -> dict[str, str]:
-    """Everything on, as by default; room for so many."""
-    limits = dict.fromkeys(("MAX_SESSIONS", "UPSTREAM_STREAMS", "UPSTREAM_STARTS_PER_MINUTE"), ENOUGH)
-    return {
-        "GATEWAY_UPSTREAM": f"grpc://{upstream}",
+    """Everything on, as by default."""
+    return roomy(upstream) | {
         "GATEWAY_API_KEYS_FILE": str(ring.file),
         "LOGURU_LEVEL": "WARNING",  # Pipecat's
-        **{f"GATEWAY_{name}": value for name, value in limits.items()},
     }
 
 

@@ -8,8 +8,6 @@ import re
 import struct
 import time
 
-BYTES_PER_SECOND = 32_000
-"""16 kHz LINEAR16."""
 HEAD = struct.Struct("<QII")
 """When, the session, the frame's number, counted from 0."""
 _STAMP = re.compile(rb"@(\d{19})@")

@@ -17,8 +17,9 @@ from typing import Any
 import uvloop
 
 from bench.helpers import Tool, serve_tool
-from bench.speed.frames import BYTES_PER_SECOND, HEAD, now, stamps_of
+from bench.speed.frames import HEAD, now, stamps_of
 from tests.gateway import START
+from tests.upstream import BYTES_PER_SECOND
 
 AT_A_TIME = 20
 """Sessions that begin at once."""

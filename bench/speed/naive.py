@@ -11,21 +11,13 @@ from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from google.cloud import speech_v2
 from google.cloud.speech_v2.services.speech.transports import SpeechGrpcAsyncIOTransport
 
-from bench.speed.candidate import Channels, config_request, milliseconds, serve
+from bench.speed.candidate import Channels, config_request, milliseconds, serve, service
 
 
 def create(upstream: str) -> FastAPI:
-    app, channels = FastAPI(), Channels(upstream, grpc.aio.insecure_channel)
+    channels = Channels(upstream, grpc.aio.insecure_channel)
 
-    @app.get("/readyz")
-    async def ready() -> str:
-        return "ready"
-
-    @app.websocket("/ws/transcribe")
-    async def transcribe(websocket: WebSocket) -> None:
-        await websocket.accept()
-        await websocket.receive_json()
-        await websocket.send_json({"type": "started"})
+    async def relay(websocket: WebSocket) -> None:
         queue: asyncio.Queue[bytes | None] = asyncio.Queue()
 
         async def requests() -> AsyncIterator[speech_v2.StreamingRecognizeRequest]:
@@ -52,7 +44,7 @@ def create(upstream: str) -> FastAPI:
                     await queue.put(await websocket.receive_bytes())
             back.cancel()
 
-    return app
+    return service(relay)
 
 
 if __name__ == "__main__":

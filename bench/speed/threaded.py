@@ -11,24 +11,16 @@ from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from google.cloud import speech_v2
 from google.cloud.speech_v2.services.speech.transports import SpeechGrpcTransport
 
-from bench.speed.candidate import Channels, config_request, milliseconds, serve
+from bench.speed.candidate import Channels, config_request, milliseconds, serve, service
 
 THREADS = 1000
 
 
 def create(upstream: str) -> FastAPI:
-    app, channels = FastAPI(), Channels(upstream, grpc.insecure_channel)
+    channels = Channels(upstream, grpc.insecure_channel)
     threads = ThreadPoolExecutor(THREADS)
 
-    @app.get("/readyz")
-    async def ready() -> str:
-        return "ready"
-
-    @app.websocket("/ws/transcribe")
-    async def transcribe(websocket: WebSocket) -> None:
-        await websocket.accept()
-        await websocket.receive_json()
-        await websocket.send_json({"type": "started"})
+    async def relay(websocket: WebSocket) -> None:
         loop, audio = asyncio.get_running_loop(), queue.Queue[bytes | None]()
 
         def requests() -> Iterator[speech_v2.StreamingRecognizeRequest]:
@@ -55,7 +47,7 @@ def create(upstream: str) -> FastAPI:
             audio.put(None)
             await back
 
-    return app
+    return service(relay)
 
 
 if __name__ == "__main__":

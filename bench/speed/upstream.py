@@ -19,7 +19,8 @@ from google.cloud.speech_v1.types import cloud_speech as v1
 from google.cloud.speech_v2.types import cloud_speech as v2
 
 from bench.helpers import Tool, serve_tool
-from bench.speed.frames import BYTES_PER_SECOND, HEAD, caption_stamp, now
+from bench.speed.frames import HEAD, caption_stamp, now
+from tests.upstream import BYTES_PER_SECOND, duration
 
 INTERIM, FINAL = BYTES_PER_SECOND * 3 // 10, BYTES_PER_SECOND * 4
 WORDS = ["ten", "words", "that", "somebody", "has", "said", "in", "these", "four", "seconds"]
@@ -125,10 +126,10 @@ class Call:
         return {"alternatives": [{"transcript": f"{caption_stamp()} as far as it goes"}], "stability": 0.9}
 
     def _final(self) -> dict[str, Any]:
-        begin, each = (self.final_at - 2 * FINAL) / BYTES_PER_SECOND, FINAL / BYTES_PER_SECOND / len(WORDS)
+        begin, each = self.final_at - 2 * FINAL, FINAL // len(WORDS)
         starts, ends = ("start_time", "end_time") if self.types is v1 else ("start_offset", "end_offset")
         words = [
-            {"word": word, starts: _duration(begin + at * each), ends: _duration(begin + (at + 1) * each)}
+            {"word": word, starts: duration(begin + at * each), ends: duration(begin + (at + 1) * each)}
             for at, word in enumerate(WORDS)
         ]
         text = f"{caption_stamp()} {' '.join(WORDS)}"
@@ -136,7 +137,7 @@ class Call:
 
     def _say(self, result: dict[str, Any]) -> None:
         name = "result_end_time" if self.types is v1 else "result_end_offset"
-        result |= {name: _duration(self.heard / BYTES_PER_SECOND), "language_code": "en-US"}
+        result |= {name: duration(self.heard), "language_code": "en-US"}
         message = self.types.StreamingRecognizeResponse.pb()(results=[result]).SerializeToString()
         data = b"\0" + len(message).to_bytes(4, "big") + message
         self.connection.send(frame(DATA, 0, self.number, data))
@@ -204,12 +205,6 @@ class Connection(asyncio.Protocol):
 
 def _window(more: int) -> bytes:
     return frame(WINDOW_UPDATE, 0, 0, struct.pack(">I", more))
-
-
-def _duration(seconds: float) -> dict[str, int]:
-    """As protobuf has it."""
-    nanos = round(seconds * 1_000_000_000)
-    return {"seconds": nanos // 1_000_000_000, "nanos": nanos % 1_000_000_000}
 
 
 class Upstream(Tool):

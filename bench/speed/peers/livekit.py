@@ -11,7 +11,7 @@ from livekit import rtc
 from livekit.agents import stt
 from livekit.plugins import google
 
-from bench.speed.candidate import serve
+from bench.speed.candidate import serve, service
 
 KINDS = {stt.SpeechEventType.INTERIM_TRANSCRIPT: "interim", stt.SpeechEventType.FINAL_TRANSCRIPT: "final"}
 
@@ -29,17 +29,9 @@ class OverUpstream(google.STT):
 
 
 def create(upstream: str) -> FastAPI:
-    app, driver = FastAPI(), OverUpstream(upstream)
+    driver = OverUpstream(upstream)
 
-    @app.get("/readyz")
-    async def ready() -> str:
-        return "ready"
-
-    @app.websocket("/ws/transcribe")
-    async def transcribe(websocket: WebSocket) -> None:
-        await websocket.accept()
-        await websocket.receive_json()
-        await websocket.send_json({"type": "started"})
+    async def relay(websocket: WebSocket) -> None:
         stream = driver.stream()
 
         async def captions() -> None:
@@ -55,7 +47,7 @@ def create(upstream: str) -> FastAPI:
         back.cancel()
         await stream.aclose()
 
-    return app
+    return service(relay)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from pipecat.services.google.stt import GoogleSTTService
 from pipecat.transports.websocket.fastapi import FastAPIWebsocketParams, FastAPIWebsocketTransport
 from pipecat.workers.runner import WorkerRunner
 
-from bench.speed.candidate import Channels, serve
+from bench.speed.candidate import Channels, serve, service
 
 
 class Wire(FrameSerializer):
@@ -52,17 +52,9 @@ class Captions(FrameProcessor):
 
 
 def create(upstream: str) -> FastAPI:
-    app, channels, account = FastAPI(), Channels(upstream, grpc.aio.insecure_channel), _service_account()
+    channels, account = Channels(upstream, grpc.aio.insecure_channel), _service_account()
 
-    @app.get("/readyz")
-    async def ready() -> str:
-        return "ready"
-
-    @app.websocket("/ws/transcribe")
-    async def transcribe(websocket: WebSocket) -> None:
-        await websocket.accept()
-        await websocket.receive_json()
-        await websocket.send_json({"type": "started"})
+    async def relay(websocket: WebSocket) -> None:
         service = GoogleSTTService(credentials=account, sample_rate=16_000)
         with channels.one() as channel:
             service._client = speech_v2.SpeechAsyncClient(  # noqa: SLF001 - which it would make for Google
@@ -81,7 +73,7 @@ def create(upstream: str) -> FastAPI:
             await runner.add_workers(worker)
             await runner.run()
 
-    return app
+    return service(relay)
 
 
 def _service_account() -> str:
