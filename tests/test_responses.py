@@ -43,7 +43,7 @@ def heard(leg: ResponseReader, *results: dict[str, Any]) -> list[Event]:
     return [
         event
         for result in results
-        for event in leg.read(v2.StreamingRecognizeResponse({"results": [result]}), heard_until=1_000 * SECOND)
+        for event in leg.read(v2.StreamingRecognizeResponse.pb()(results=[result]), heard_until=1_000 * SECOND)
     ]
 
 

@@ -52,11 +52,11 @@ class Dialect(Protocol):
     def check(self, config: SessionConfig) -> None:
         """Raises SessionError that names what this version lacks."""
 
-    def config_request(self, config: SessionConfig) -> Any:
-        """The first message of a leg."""
+    def config_request(self, config: SessionConfig) -> bytes:
+        """The first message of a leg, serialized."""
 
-    def audio_request(self, config: SessionConfig) -> Callable[[bytes], Any]:
-        """Makes every later message from a chunk as the client encodes it, never empty."""
+    def audio_request(self, config: SessionConfig) -> Callable[[bytes], bytes]:
+        """Makes every later message from a chunk as the client encodes it, never empty. Serialized, too."""
 
 
 def check_model(dialect: Dialect, config: SessionConfig) -> None:

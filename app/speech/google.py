@@ -46,6 +46,7 @@ class GoogleRecognizer:
         frame, rate = self._format.frame_bytes, self._format.bytes_per_second
         chunk_bytes = min(rate * limits.chunk_ms // 1000, MAX_AUDIO_BYTES)
         chunk_bytes -= chunk_bytes % frame
+        self.chunk_bytes = chunk_bytes
         self._gatherer = Gatherer(chunk_bytes, frame)
         self._intake = Pace(limits.speed * rate, PACE_BURST_SECONDS * rate)
         self._room = asyncio.Event()

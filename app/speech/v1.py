@@ -5,6 +5,7 @@ v1 has no ALAW, so ALAW goes up as LINEAR16: exactly the same samples in twice t
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import grpc
@@ -15,8 +16,17 @@ from app.core.errors import invalid
 from app.core.protocol import Phrase, SessionConfig
 from app.speech.alaw import alaw_to_linear16
 from app.speech.dialect import Client, Names, check_model, timeouts_ms, wants_activity
+from app.speech.wire import raw_stream, serialized
 
 _types = speech_v1.types
+
+
+class _Transport(SpeechGrpcAsyncIOTransport):
+    """The generated one, but for what goes over it: see speech/wire.py."""
+
+    @cached_property
+    def streaming_recognize(self) -> Any:
+        return raw_stream(self.grpc_channel, "google.cloud.speech.v1.Speech", _types.StreamingRecognizeResponse)
 
 
 class SpeechV1:
@@ -42,15 +52,15 @@ class SpeechV1:
         self._activity_events = activity_events
 
     def client(self, channel: grpc.aio.Channel) -> Client:
-        return speech_v1.SpeechAsyncClient(transport=SpeechGrpcAsyncIOTransport(channel=channel))
+        return speech_v1.SpeechAsyncClient(transport=_Transport(channel=channel))
 
     def check(self, config: SessionConfig) -> None:
         check_model(self, config)
         if "auto" in config.language_codes:
             raise invalid("language_codes", "auto", "Speech-to-Text v1 needs a BCP-47 code such as en-US")
 
-    def config_request(self, config: SessionConfig) -> Any:
-        return _types.StreamingRecognizeRequest(
+    def config_request(self, config: SessionConfig) -> bytes:
+        request = _types.StreamingRecognizeRequest(
             streaming_config=_types.StreamingRecognitionConfig(
                 config=self._recognition_config(config),
                 interim_results=config.interim_results,
@@ -59,11 +69,13 @@ class SpeechV1:
                 or None,
             )
         )
+        return serialized(request)
 
-    def audio_request(self, config: SessionConfig) -> Callable[[bytes], Any]:
+    def audio_request(self, config: SessionConfig) -> Callable[[bytes], bytes]:
+        request = _types.StreamingRecognizeRequest.pb()
         if config.audio.encoding == "ALAW":
-            return lambda chunk: _types.StreamingRecognizeRequest(audio_content=alaw_to_linear16(chunk))
-        return lambda chunk: _types.StreamingRecognizeRequest(audio_content=chunk)
+            return lambda chunk: request(audio_content=alaw_to_linear16(chunk)).SerializeToString()
+        return lambda chunk: request(audio_content=chunk).SerializeToString()
 
     def _recognition_config(self, config: SessionConfig) -> Any:
         audio = config.audio

@@ -6,6 +6,7 @@ be the endpoint's (google answers INVALID_ARGUMENT otherwise): both come from th
 
 from collections.abc import Callable
 from datetime import timedelta
+from functools import cached_property
 from typing import Any
 
 import grpc
@@ -15,8 +16,18 @@ from google.cloud.speech_v2.services.speech.transports import SpeechGrpcAsyncIOT
 from app.core.errors import invalid
 from app.core.protocol import Phrase, SessionConfig
 from app.speech.dialect import Client, Names, check_model, timeouts_ms, wants_activity
+from app.speech.wire import raw_stream, serialized
 
 _types = speech_v2.types
+
+
+class _Transport(SpeechGrpcAsyncIOTransport):
+    """The generated one, but for what goes over it: see speech/wire.py."""
+
+    @cached_property
+    def streaming_recognize(self) -> Any:
+        return raw_stream(self.grpc_channel, "google.cloud.speech.v2.Speech", _types.StreamingRecognizeResponse)
+
 
 # What Google's documentation says, and what its servers were seen to answer with INVALID_ARGUMENT.
 _REGIONAL = {"chirp_2", "chirp_3"}
@@ -57,7 +68,7 @@ class SpeechV2:
         self.metadata: tuple[tuple[str, str], ...] = (("x-goog-request-params", f"recognizer={self._recognizer}"),)
 
     def client(self, channel: grpc.aio.Channel) -> Client:
-        return speech_v2.SpeechAsyncClient(transport=SpeechGrpcAsyncIOTransport(channel=channel))
+        return speech_v2.SpeechAsyncClient(transport=_Transport(channel=channel))
 
     def check(self, config: SessionConfig) -> None:
         check_model(self, config)
@@ -73,8 +84,8 @@ class SpeechV2:
         if len(config.language_codes) > 1 and self._location not in _MULTILINGUAL:
             raise invalid("language_codes", config.language_codes, f"one language in the region {self._location}")
 
-    def config_request(self, config: SessionConfig) -> Any:
-        return _types.StreamingRecognizeRequest(
+    def config_request(self, config: SessionConfig) -> bytes:
+        request = _types.StreamingRecognizeRequest(
             recognizer=self._recognizer,
             streaming_config=_types.StreamingRecognitionConfig(
                 config=self._recognition_config(config),
@@ -88,9 +99,11 @@ class SpeechV2:
                 ),
             ),
         )
+        return serialized(request)
 
-    def audio_request(self, config: SessionConfig) -> Callable[[bytes], Any]:  # noqa: ARG002 - v2 takes them all
-        return lambda chunk: _types.StreamingRecognizeRequest(audio=chunk)
+    def audio_request(self, config: SessionConfig) -> Callable[[bytes], bytes]:  # noqa: ARG002 - v2 takes them all
+        request = _types.StreamingRecognizeRequest.pb()
+        return lambda chunk: request(audio=chunk).SerializeToString()
 
     def _recognition_config(self, config: SessionConfig) -> Any:
         audio = config.audio
