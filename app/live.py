@@ -18,6 +18,9 @@ from app.core.session import Phase, Session
 class Recognizer(Protocol):
     """Hears one session. It tells what it heard through the callback that it was made with."""
 
+    chunk_bytes: int
+    """It takes audio best in pieces of this size."""
+
     async def send(self, audio: bytes) -> None:
         """Waits while the upstream is behind."""
 
@@ -96,6 +99,11 @@ class Live:
         self._tasks: set[asyncio.Task[None]] = set()
         """What must come to its end though no link waits for it."""
         self._finishing = False
+
+    @property
+    def chunk_bytes(self) -> int:
+        """Audio is taken best in pieces of this size."""
+        return self._recognizer.chunk_bytes
 
     @property
     def is_busy(self) -> bool:

@@ -6,7 +6,7 @@ alone sends, whatever the session says is due.
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Protocol
 
@@ -34,6 +34,7 @@ BURST_SECONDS = 4.0
 """So long it may have had nothing to say but audio, and then say it at once: it was away, perhaps."""
 FINALIZE_COUNTS = 10
 """As so many of the others: each is a stream of the upstream's."""
+BATCH_CHARACTERS = 16 * 1024
 REFUSE_SECONDS = 1.0
 """Time to tell a client why its link ends, though its session does not."""
 
@@ -52,8 +53,14 @@ class Socket(Protocol):
     async def receive(self) -> str | bytes:
         """The next frame. Raises Disconnected. Cancelling loses nothing."""
 
-    async def send(self, text: str) -> None:
-        """Waits while the client does not read. Raises Disconnected."""
+    def gather(self, count: int) -> None:
+        """From now on binary frames come together, `count` bytes at a time, as long as nothing else comes between."""
+
+    def give_rest(self) -> None:
+        """What was gathered is received now, if the client pauses."""
+
+    async def send(self, *texts: str) -> None:
+        """Each is a message; they go out together. Waits while the client does not read. Raises Disconnected."""
 
     async def close(self, code: int, reason: str, *, at_once: bool = False) -> None:
         """`reason`: at most 123 bytes of UTF-8. Waits as `send` does, but not `at_once`."""
@@ -82,6 +89,7 @@ class Relay:
         """Why this link ends, though the session does not."""
         self._ended = asyncio.Event()
         self._clock = asyncio.get_running_loop().time
+        socket.gather(live.chunk_bytes)
 
     async def run(self) -> None:
         """Until the session has ended, the socket is gone, or the link is refused. The session's steps go on."""
@@ -130,6 +138,7 @@ class Relay:
 
     def tick(self, now: float) -> None:
         """At least every second."""
+        self._socket.give_rest()
         try:
             self.live.tick(now)
         except SessionError as error:
@@ -218,9 +227,9 @@ class Relay:
             news.clear()
             last = session.all_is_due
             try:
-                for message in session.due():
+                for batch in batches(session.due()):
                     async with asyncio.timeout(self._send_seconds):
-                        await self._socket.send(message)
+                        await self._socket.send(*batch)
                 if last:
                     async with asyncio.timeout(self._send_seconds):
                         await self._close()
@@ -244,6 +253,20 @@ async def refuse(socket: Socket, error: SessionError, session_id: str | None = N
         async with asyncio.timeout(REFUSE_SECONDS):
             await socket.send(serialize(error_message(error, session_id)))
     await socket.close(error.refusal.close_code, clip(error.message), at_once=True)
+
+
+def batches(messages: Iterable[str]) -> Iterator[list[str]]:
+    """As many as go out together: a client that reads slowly is given some after the other."""
+    batch: list[str] = []
+    size = 0
+    for message in messages:
+        batch.append(message)
+        size += len(message)
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
 
 
 def clip(reason: str) -> str:

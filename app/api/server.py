@@ -10,15 +10,19 @@ import asyncio
 import resource
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
+from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request
+from websockets.protocol import OPEN
 
+from app.api.audio_frames import AudioFrames
 from app.api.door import ABORT_SECONDS, DoorProtocol, half_close
 from app.api.limits import ConnectionLimits
 from app.api.pace import Pace
@@ -40,6 +44,8 @@ FRAMES_A_TURN = 32
 """Of what came at once so many are taken in one turn of the loop, a slice more at most: 64 kB may hold 10,000."""
 SLICE_BYTES, THIN_SLICE_BYTES = 2048, 128
 """The thin ones once a slice had more frames than a turn has."""
+PAUSE_SECONDS = 0.2
+"""Nothing came for so long: what was gathered is not kept for more."""
 
 
 class GatewayWebSocket(WebSocketsSansIOProtocol):
@@ -57,6 +63,8 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
     _now = 0.0
     """When this turn began."""
     _slice = SLICE_BYTES
+    _audio: AudioFrames | None = None
+    """Once the application wants it gathered."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -68,6 +76,8 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         conn.reject = rejection
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.read_paused = True  # there is nothing to pause any more
+        self._pass_on_rest()
         super().connection_lost(exc)
         self._drop_rest()
         self.gone.set()
@@ -86,6 +96,8 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
 
     def _take(self, data: bytes) -> None:
         """As uvicorn's `data_received`, slice by slice, till it is enough for this turn."""
+        if self._audio is not None and not self.close_sent and self._is_between_frames:
+            data = self._take_audio(self._audio, data)
         conn, taken, size = self.conn, 0, self._slice
         for at in range(0, len(data), size):
             conn.receive_data(data[at : at + size])
@@ -103,6 +115,47 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
                 return
         if not self.handshake_initiated and conn.handshake_exc is not None:
             self._fail()
+
+    @property
+    def _is_between_frames(self) -> bool:
+        """The library has begun no frame and no message of several: it waits for either, or for the end."""
+        step: Any = self.conn.parser
+        while step.gi_yieldfrom is not None:
+            step = step.gi_yieldfrom
+        return step.__name__ == "at_eof" and self.conn.current_size is None and self.conn.state is OPEN
+
+    def _take_audio(self, audio: AudioFrames, data: bytes) -> bytes:
+        """What it begins with that is plain audio. Returns the rest."""
+        rest, count = audio.read(data, FRAMES_A_TURN)
+        for piece in audio.full():
+            self._pass_on(piece)
+        if self._pace.spend(count, self._now) > 0 or count == FRAMES_A_TURN:
+            self._hold(rest)
+            return b""
+        return rest
+
+    def _pass_on(self, audio: bytes) -> None:
+        self.curr_msg_data_type = "bytes"
+        self.frames = [audio]
+        super().send_receive_event_to_app()
+
+    def _pass_on_rest(self) -> None:
+        if self._audio is not None and (rest := self._audio.rest()):
+            self._pass_on(rest)
+
+    def send_receive_event_to_app(self) -> None:
+        """Audio that was gathered comes before all that came after it."""
+        if self._audio is not None and not self.close_sent:
+            audio = b"".join(self.frames)
+            if self.curr_msg_data_type == "bytes" and len(audio) <= self._limits.frame_bytes:
+                self._audio.add(audio)
+                for piece in self._audio.full():
+                    self._pass_on(piece)
+                return
+            kind, self.frames = self.curr_msg_data_type, []
+            self._pass_on_rest()
+            self.curr_msg_data_type, self.frames = kind, [audio]
+        super().send_receive_event_to_app()
 
     @property
     def _is_held(self) -> bool:
@@ -149,16 +202,32 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
                 self._take_later()
         return message
 
+    def gather(self, count: int) -> None:
+        """From now on audio comes so many bytes at a time, as long as nothing else comes between."""
+        self._audio = AudioFrames(count, self._limits.frame_bytes)
+
+    def give_rest(self) -> None:
+        """What was gathered comes now, if the client pauses."""
+        if self.loop.time() - self.heard_at >= PAUSE_SECONDS:
+            self._pass_on_rest()
+
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         if self.response.status_code == 101:
             extensions: Any = self.scope["extensions"]
             extensions |= {
                 "gateway.abort": self.transport.abort,
+                "gateway.send": self.send_texts,
+                "gateway.gather": self.gather,
+                "gateway.give_rest": self.give_rest,
                 "gateway.let_send": self.writable.set,  # however much waits for the peer
                 "gateway.gone": self.gone,
                 "gateway.client_code": lambda: self.conn.close_rcvd and self.conn.close_rcvd.code,
             }
+
+    def handle_close(self, event: Frame) -> None:
+        self._pass_on_rest()
+        super().handle_close(event)
 
     def handle_cont(self, event: Frame) -> None:
         if len(self.frames) < MAX_PIECES:
@@ -198,6 +267,18 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
                 told = Frame(Opcode.TEXT, serialize(error_message(error)).encode())
                 self.transport.write(told.serialize(mask=False))
         self._fail()
+
+    async def send_texts(self, texts: Sequence[str]) -> None:
+        """In one write. Waits while the peer does not read. Raises OSError where it is gone, or the end was said."""
+        await self.writable.wait()
+        if self.disconnected or self.close_sent:
+            raise ClientDisconnected
+        try:
+            for text in texts:
+                self.conn.send_text(text.encode())
+        except InvalidState as error:  # the peer has said the end
+            raise ClientDisconnected from error
+        self.transport.write(b"".join(self.conn.data_to_send()))
 
     async def send(self, message: Any) -> None:
         await super().send(message)

@@ -4,7 +4,7 @@ which cannot read one: they are accepted, told and closed.
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 
 from fastapi import APIRouter, WebSocket
@@ -30,6 +30,9 @@ class FastApiSocket:
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
         self._abort = websocket.scope["extensions"]["gateway.abort"]
+        self._send: Callable[[Sequence[str]], Awaitable[None]] = websocket.scope["extensions"]["gateway.send"]
+        self._gather: Callable[[int], None] = websocket.scope["extensions"]["gateway.gather"]
+        self._give_rest: Callable[[], None] = websocket.scope["extensions"]["gateway.give_rest"]
         self._let_send: Callable[[], None] = websocket.scope["extensions"]["gateway.let_send"]
         self._gone: asyncio.Event = websocket.scope["extensions"]["gateway.gone"]
         self._client_code: Callable[[], int | None] = websocket.scope["extensions"]["gateway.client_code"]
@@ -42,10 +45,16 @@ class FastApiSocket:
         data: str | bytes = message["bytes"] if message.get("bytes") is not None else message["text"]
         return data
 
-    async def send(self, text: str) -> None:
+    def gather(self, count: int) -> None:
+        self._gather(count)
+
+    def give_rest(self) -> None:
+        self._give_rest()
+
+    async def send(self, *texts: str) -> None:
         try:
-            await self._websocket.send_text(text)
-        except (WebSocketDisconnect, RuntimeError) as error:  # RuntimeError: the socket was closed meanwhile
+            await self._send(texts)
+        except OSError as error:
             raise Disconnected from error
 
     async def close(self, code: int, reason: str, *, at_once: bool = False) -> None:
