@@ -1,6 +1,6 @@
 """The service for a worker process, of `GATEWAY_WORKERS` or of uvicorn's own command:
 
-uvicorn --factory app.asgi:create --http app.api.door:DoorProtocol --ws app.api.server:GatewayWebSocket --workers 4
+uvicorn --factory app.asgi:create --http app.api.door:DoorProtocol --ws app.api.websocket:GatewayWebSocket --workers 4
 """
 
 import multiprocessing

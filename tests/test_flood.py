@@ -12,7 +12,7 @@ import pytest
 
 from app.api.audio_frames import AudioFrames
 from app.api.pace import BURST_SECONDS, Pace
-from app.api.server import FRAMES_A_TURN, SLICE_BYTES, GatewayWebSocket
+from app.api.websocket import FRAMES_A_TURN, SLICE_BYTES, GatewayWebSocket
 from app.relay import BURST_SECONDS as CONTROLS_BURST_SECONDS
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
 from tests.raw import UPGRADE, Peer, get

@@ -114,7 +114,7 @@ async def test_workers_without_a_shared_store_are_refused_at_the_start(tmp_path:
 
 
 def uvicorn_command(port: int, count: int) -> list[str]:
-    web_socket = "app.api.server:GatewayWebSocket"
+    web_socket = "app.api.websocket:GatewayWebSocket"
     return [
         *["uvicorn", "--factory", "app.asgi:create"],
         *["--http", "app.api.door:DoorProtocol", "--ws", web_socket],
@@ -177,7 +177,7 @@ async def test_uvicorn_without_our_websocket_class_says_what_is_missing(
         async with Client.connect(gateway, origin="http://127.0.0.1") as client:
             error = await client.hear("error")
         assert (error["code"], client.close_code) == ("internal", 1011)
-        assert "--ws app.api.server:GatewayWebSocket" in error["message"]
+        assert "--ws app.api.websocket:GatewayWebSocket" in error["message"]
 
 
 # Signals --------------------------------------------------------------------------------------------------

@@ -113,7 +113,9 @@ async def elsewhere(websocket: WebSocket) -> None:
 
 def _check_server(websocket: WebSocket) -> None:
     if "gateway.abort" not in websocket.scope["extensions"]:
-        raise SessionError("internal", "the gateway is not set up: uvicorn needs --ws app.api.server:GatewayWebSocket")
+        raise SessionError(
+            "internal", "the gateway is not set up: uvicorn needs --ws app.api.websocket:GatewayWebSocket"
+        )
 
 
 def _subprotocol(websocket: WebSocket) -> str | None:
