@@ -89,7 +89,6 @@ class Relay:
         """Why this link ends, though the session does not."""
         self._ended = asyncio.Event()
         self._clock = asyncio.get_running_loop().time
-        socket.gather(live.chunk_bytes)
 
     async def run(self) -> None:
         """Until the session has ended, the socket is gone, or the link is refused. The session's steps go on."""
@@ -165,8 +164,13 @@ class Relay:
     # The reader -------------------------------------------------------------------------------
 
     async def _read(self) -> None:
+        """The first frame comes alone, at once: with it the old resume token is dead."""
+        gathers = False
         while not self._leaving:
             frame = await self._socket.receive()
+            if not gathers:
+                self._socket.gather(self.live.chunk_bytes)
+                gathers = True
             if self.live.session.heard_from_client(self._clock()):
                 self.live.changed()
             self._within_step = True
