@@ -54,10 +54,8 @@ class Socket(Protocol):
         """The next frame. Raises Disconnected. Cancelling loses nothing."""
 
     def gather(self, count: int) -> None:
-        """From now on binary frames come together, `count` bytes at a time, as long as nothing else comes between."""
-
-    def give_rest(self) -> None:
-        """What was gathered is received now, if the client pauses."""
+        """From now on binary frames come together, `count` bytes at a time, as long as nothing else comes between, and
+        more soon."""
 
     async def send(self, *texts: str) -> None:
         """Each is a message; they go out together. Waits while the client does not read. Raises Disconnected."""
@@ -137,7 +135,6 @@ class Relay:
 
     def tick(self, now: float) -> None:
         """At least every second."""
-        self._socket.give_rest()
         try:
             self.live.tick(now)
         except SessionError as error:

@@ -1,5 +1,6 @@
 """Audio is read without the WebSocket library, and gathered: every byte once, in order, whatever it came in."""
 
+import base64
 import os
 from itertools import pairwise
 
@@ -8,6 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.api.audio_frames import AudioFrames
+from tests.gateway import START, Client, run_gateway
+from tests.test_back_pressure import the_session, until
+from tests.upstream import ScriptedUpstream
 
 CHUNK, LARGEST = 320, 1000
 ANY_NUMBER = 1_000_000
@@ -75,3 +79,42 @@ def test_what_may_be_plain_waits_for_its_next_byte(other: bytes) -> None:
         given_back += rest
         assert count == 0
     assert given_back == other
+
+
+# Through a gateway --------------------------------------------------------------------------
+
+
+async def test_what_is_less_than_a_chunk_goes_on_without_more(upstream: ScriptedUpstream) -> None:
+    async with run_gateway(upstream=f"grpc://{upstream.address}") as gateway, Client.connect(gateway) as client:
+        await client.say(START)
+        await client.hear("started")
+        await client.say(b"\1\2" * 4, b"\3\4" * 4)
+        await until(lambda: the_session(gateway).received == 16)
+
+
+async def test_audio_keeps_its_order_however_it_is_said(upstream: ScriptedUpstream) -> None:
+    """Gathered frames, larger ones, messages in pieces and audio in JSON by turns."""
+    said = [bytes([number, 1]) * (1 + 37 * number % 2500) for number in range(1, 60)]
+    async with run_gateway(upstream=f"grpc://{upstream.address}") as gateway, Client.connect(gateway) as client:
+        await client.say(START)
+        for number, audio in enumerate(said):
+            if number % 7 == 3:
+                await client.say({"type": "audio", "content": base64.b64encode(audio).decode()})
+            elif number % 7 == 5:
+                await client.socket.send([audio[:1], audio[1:]])
+            else:
+                await client.say(audio)
+        await client.say({"type": "stop"})
+        await client.hear("stopped")
+    assert b"".join(bytes(call.audio) for call in upstream.calls) == b"".join(said)
+
+
+async def test_what_was_gathered_counts_though_the_connection_ends_at_once(upstream: ScriptedUpstream) -> None:
+    async with run_gateway(upstream=f"grpc://{upstream.address}") as gateway:
+        async with Client.connect(gateway) as client:
+            await client.say(START)
+            await client.hear("started")
+            session = the_session(gateway)
+            await client.say(b"\1\2" * 4, b"\3\4" * 4)
+            await client.drop()
+        await until(lambda: session.received == 16)

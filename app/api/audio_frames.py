@@ -62,6 +62,11 @@ class AudioFrames:
                 return None
         return (start, start + size) if size <= self._frame_bytes else None
 
+    @property
+    def is_empty(self) -> bool:
+        """Nothing is gathered."""
+        return not self._gathered
+
     def add(self, audio: bytes) -> None:
         """Of a frame that was read elsewhere, too."""
         self._gathered += audio

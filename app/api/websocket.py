@@ -30,8 +30,8 @@ FRAMES_A_TURN = 32
 """Of what came at once so many are taken in one turn of the loop, a slice more at most: 64 kB may hold 10,000."""
 SLICE_BYTES, THIN_SLICE_BYTES = 2048, 128
 """The thin ones once a slice had more frames than a turn has."""
-PAUSE_SECONDS = 0.2
-"""Nothing came for so long: what was gathered is not kept for more."""
+REST_SECONDS = 0.15
+"""Where no chunk came together for so long, what was gathered goes on without more."""
 
 
 class GatewayWebSocket(WebSocketsSansIOProtocol):
@@ -51,6 +51,9 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
     _slice = SLICE_BYTES
     _audio: AudioFrames | None = None
     """Once the application wants it gathered."""
+    _rest_due: asyncio.TimerHandle | None = None
+    _flows = False
+    """A chunk came together since that timer was set."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -64,6 +67,8 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.read_paused = True  # there is nothing to pause any more
         self._pass_on_rest()
+        if self._rest_due is not None:
+            self._rest_due.cancel()
         super().connection_lost(exc)
         self._drop_rest()
         self.gone.set()
@@ -113,8 +118,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
     def _take_audio(self, audio: AudioFrames, data: bytes) -> bytes:
         """What it begins with that is plain audio. Returns the rest."""
         rest, count = audio.read(data, FRAMES_A_TURN)
-        for piece in audio.full():
-            self._pass_on(piece)
+        self._pass_on_full(audio)
         if self._pace.spend(count, self._now) > 0 or count == FRAMES_A_TURN:
             self._hold(rest)
             return b""
@@ -124,6 +128,21 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         self.curr_msg_data_type = "bytes"
         self.frames = [audio]
         super().send_receive_event_to_app()
+
+    def _pass_on_full(self, audio: AudioFrames) -> None:
+        for piece in audio.full():
+            self._flows = True
+            self._pass_on(piece)
+        if self._rest_due is None and not audio.is_empty:
+            self._flows = False
+            self._rest_due = self.loop.call_later(REST_SECONDS, self._look_at_rest)
+
+    def _look_at_rest(self) -> None:
+        self._rest_due = None
+        if not self._flows:
+            self._pass_on_rest()
+        elif self._audio is not None:
+            self._pass_on_full(self._audio)
 
     def _pass_on_rest(self) -> None:
         if self._audio is not None and (rest := self._audio.rest()):
@@ -135,8 +154,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             audio = b"".join(self.frames)
             if self.curr_msg_data_type == "bytes" and len(audio) <= self._limits.frame_bytes:
                 self._audio.add(audio)
-                for piece in self._audio.full():
-                    self._pass_on(piece)
+                self._pass_on_full(self._audio)
                 return
             kind, self.frames = self.curr_msg_data_type, []
             self._pass_on_rest()
@@ -192,11 +210,6 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         """From now on audio comes so many bytes at a time, as long as nothing else comes between."""
         self._audio = AudioFrames(count, self._limits.frame_bytes)
 
-    def give_rest(self) -> None:
-        """What was gathered comes now, if the client pauses."""
-        if self.loop.time() - self.heard_at >= PAUSE_SECONDS:
-            self._pass_on_rest()
-
     def handle_connect(self, event: Request) -> None:
         super().handle_connect(event)
         if self.response.status_code == 101:
@@ -205,7 +218,6 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
                 "gateway.abort": self.transport.abort,
                 "gateway.send": self.send_texts,
                 "gateway.gather": self.gather,
-                "gateway.give_rest": self.give_rest,
                 "gateway.let_send": self.writable.set,  # however much waits for the peer
                 "gateway.gone": self.gone,
                 "gateway.client_code": lambda: self.conn.close_rcvd and self.conn.close_rcvd.code,

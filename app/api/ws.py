@@ -32,7 +32,6 @@ class FastApiSocket:
         self._abort = websocket.scope["extensions"]["gateway.abort"]
         self._send: Callable[[Sequence[str]], Awaitable[None]] = websocket.scope["extensions"]["gateway.send"]
         self._gather: Callable[[int], None] = websocket.scope["extensions"]["gateway.gather"]
-        self._give_rest: Callable[[], None] = websocket.scope["extensions"]["gateway.give_rest"]
         self._let_send: Callable[[], None] = websocket.scope["extensions"]["gateway.let_send"]
         self._gone: asyncio.Event = websocket.scope["extensions"]["gateway.gone"]
         self._client_code: Callable[[], int | None] = websocket.scope["extensions"]["gateway.client_code"]
@@ -47,9 +46,6 @@ class FastApiSocket:
 
     def gather(self, count: int) -> None:
         self._gather(count)
-
-    def give_rest(self) -> None:
-        self._give_rest()
 
     async def send(self, *texts: str) -> None:
         try:
