@@ -212,7 +212,7 @@ WAYS: dict[str, Way] = {
 async def forever(do: Callable[[], Awaitable[None]]) -> None:
     """Where it is refused, or ends, again."""
     while True:
-        with suppress(ConnectionError, asyncio.IncompleteReadError, OSError):
+        with suppress(asyncio.IncompleteReadError, OSError, RuntimeError):  # the last is uvloop's: it is closed
             await do()
         await asyncio.sleep(0)
 

@@ -65,13 +65,15 @@ async def helper(module: str, *arguments: str) -> AsyncIterator[str]:
 
 @asynccontextmanager
 async def asked(module: str, *arguments: str) -> AsyncIterator[tuple[Helper, str]]:
-    """It, and what it said."""
+    """It, and what it said. Raises ChildProcessError where it has ended by itself."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", module, *arguments, stdin=PIPE, stdout=PIPE, limit=LINE_BYTES
     )
     try:
         made = Helper(process)
         yield made, await made.said()
+        if process.returncode is not None:
+            raise ChildProcessError(f"{module} has ended: see what it wrote to standard error")
     finally:
         if process.returncode is None:
             process.terminate()
