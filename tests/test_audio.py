@@ -27,9 +27,14 @@ def test_an_offset_never_splits_a_sample() -> None:
 
 @given(st.lists(st.binary(max_size=50)), st.integers(1, 8))
 def test_gathering_loses_and_adds_nothing(frames: list[bytes], samples: int) -> None:
-    gatherer = Gatherer(samples * 2, 2)
-    chunks = [chunk for frame in frames for chunk in gatherer.add(frame)]
-    assert {len(chunk) for chunk in chunks} <= {samples * 2}
+    gatherer = Gatherer(samples * 2, 2, samples * 3 - samples * 3 % 2)
+    chunks = []
+    for frame in frames:
+        made = list(gatherer.add(frame))
+        chunks += made
+        assert all(len(chunk) == samples * 2 for chunk in made[:-1])
+        assert all(len(chunk) % 2 == 0 and samples * 2 <= len(chunk) <= samples * 3 for chunk in made)
+        assert len(gatherer) < samples * 2
     rest = gatherer.flush()
     assert len(rest) % 2 == 0
     assert len(gatherer) <= 1, "part of a sample stays"
@@ -38,9 +43,9 @@ def test_gathering_loses_and_adds_nothing(frames: list[bytes], samples: int) -> 
 
 
 def test_a_gatherer_that_is_left_early_keeps_the_rest() -> None:
-    gatherer = Gatherer(2, 1)
-    next(gatherer.add(b"abcdef"))
-    assert list(gatherer.add(b"")) == [b"cd", b"ef"]
+    gatherer = Gatherer(2, 1, 4)
+    next(gatherer.add(b"abcdefg"))
+    assert list(gatherer.add(b"")) == [b"cd", b"efg"]
 
 
 @given(st.lists(st.integers(1, 9)), st.lists(st.integers(0, 60)))

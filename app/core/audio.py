@@ -45,11 +45,14 @@ class AudioFormat:
 
 
 class Gatherer:
-    """Gathers frames of any size into chunks of one size that never split a sample."""
+    """Gathers frames of any size into chunks that never split a sample: of one size, but the last one of what has come
+    has all the rest in it, so that none waits in vain."""
 
-    def __init__(self, chunk_bytes: int, frame_bytes: int) -> None:
+    def __init__(self, chunk_bytes: int, frame_bytes: int, most_bytes: int) -> None:
+        """`most_bytes`: the largest chunk."""
         self._chunk_bytes = chunk_bytes
         self._frame_bytes = frame_bytes
+        self._most_bytes = most_bytes
         self._pending = bytearray()
 
     def __len__(self) -> int:
@@ -59,8 +62,10 @@ class Gatherer:
     def add(self, audio: bytes) -> Iterator[bytes]:
         """Yields what is full. Stopping early keeps the rest for the next call."""
         self._pending += audio
-        while len(self._pending) >= self._chunk_bytes:
-            yield self._take(self._chunk_bytes)
+        while (count := len(self._pending)) >= self._chunk_bytes:
+            whole = count - count % self._frame_bytes
+            is_last = whole < 2 * self._chunk_bytes and whole <= self._most_bytes
+            yield self._take(whole if is_last else self._chunk_bytes)
 
     def flush(self) -> bytes:
         """Everything up to the last whole sample; part of a sample stays."""

@@ -47,7 +47,7 @@ class GoogleRecognizer:
         chunk_bytes = min(rate * limits.chunk_ms // 1000, MAX_AUDIO_BYTES)
         chunk_bytes -= chunk_bytes % frame
         self.chunk_bytes = chunk_bytes
-        self._gatherer = Gatherer(chunk_bytes, frame)
+        self._gatherer = Gatherer(chunk_bytes, frame, MAX_AUDIO_BYTES - MAX_AUDIO_BYTES % frame)
         self._intake = Pace(limits.speed * rate, PACE_BURST_SECONDS * rate)
         self._room = asyncio.Event()
         self._legs = Legs(
@@ -145,10 +145,12 @@ class GoogleRecognizer:
             await self._hand_over(chunk)
 
     async def _hand_over(self, chunk: bytes) -> None:
-        await self._wait_while(lambda: self._legs.is_full(len(chunk)))
+        if self._legs.is_full(len(chunk)):
+            await self._wait_while(lambda: self._legs.is_full(len(chunk)))
         now = await self._paced(len(chunk))
         self._legs.change_if_due(now, chunk)
-        await self._wait_while(lambda: self._legs.is_crowded)
+        if self._legs.is_crowded:
+            await self._wait_while(lambda: self._legs.is_crowded)
         if not self._legs.deaf:
             await self._legs.put(chunk, now)
 
