@@ -118,12 +118,12 @@ class Live:
 
     async def send(self, audio: bytes) -> None:
         """A step: what is paid for is heard. Where that is not all of it, the session ends after it."""
-        async with self.step() as recognizer:
+        async with self._turn:
             allowed = await self._account.allow(len(audio))
             if allowed < len(audio):
                 self.session.exhaust(self._account.exhausted(), len(audio) - allowed)
             self._warn()
-            await recognizer.send(audio[:allowed])
+            await self._recognizer.send(audio[:allowed])
             self._finish_if_closing()
 
     def adopt(self, task: asyncio.Task[None]) -> None:

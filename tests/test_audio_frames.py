@@ -38,7 +38,7 @@ def test_every_byte_comes_once_whatever_it_is_cut_into(sizes: list[int], cuts: l
             rest, read = frames.read(rest, most)
             assert read <= most
             count += read
-            for piece in frames.full():
+            while piece := frames.full():
                 assert len(piece) % CHUNK == 0, "nobody downstream has to gather again"
                 assert len(piece) <= LARGEST, "it is no larger than a frame may be"
                 heard += piece

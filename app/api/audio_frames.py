@@ -5,8 +5,6 @@ Plain is a binary frame that is masked, whole, of one piece and no larger than a
 else is the library's to read, and to refuse.
 """
 
-from collections.abc import Iterator
-
 try:
     from websockets.speedups import apply_mask
 except ImportError:  # a platform without the compiled module
@@ -36,31 +34,29 @@ class AudioFrames:
         empty where it is the beginning of a plain one, and how many they were."""
         if self._begun:
             data, self._begun = self._begun + data, b""
-        at, count = 0, 0
-        while count < most and (body := self._body(data, at)) is not None:
-            start, end = body
-            if end > len(data):
+        at, count, length = 0, 0, len(data)
+        while at < length and count < most and data[at] == PLAIN:
+            start, end = self._body(data, at, length)
+            if end > length:
                 self._begun = data[at:]
                 return b"", count
-            self.add(apply_mask(data[start:end], data[start - 4 : start]))
+            if end < start:
+                break
+            self._gathered += apply_mask(data[start:end], data[start - 4 : start])
             at, count = end, count + 1
         return data[at:], count
 
-    def _body(self, data: bytes, at: int) -> tuple[int, int] | None:
-        """From where to where the body of the plain frame at `at` goes, as far as is known; none where it is none."""
-        head = data[at : at + 4]
-        if not head or head[0] != PLAIN:
-            return None
-        if len(head) < 4:
-            return at, at + 6
-        size, start = head[1] - MASKED, at + 6
-        if size < 0 or size == LONGER:
-            return None
-        if size == LONG:
-            size, start = int.from_bytes(head[2:]), at + 8
+    def _body(self, data: bytes, at: int, length: int) -> tuple[int, int]:
+        """From where to where the body of the frame at `at` goes, as far as is known, if it is plain; if not, its end
+        comes before its begin."""
+        if length - at < 4:
+            return at, length + 1
+        size, start = data[at + 1] - MASKED, at + 6
+        if size >= LONG:
+            size, start = (data[at + 2] << 8 | data[at + 3]) if size == LONG else -1, at + 8
             if size < LONG:
-                return None
-        return (start, start + size) if size <= self._frame_bytes else None
+                return start, -1
+        return start, start + size if 0 <= size <= self._frame_bytes else -1
 
     @property
     def is_empty(self) -> bool:
@@ -71,10 +67,12 @@ class AudioFrames:
         """Of a frame that was read elsewhere, too."""
         self._gathered += audio
 
-    def full(self) -> Iterator[bytes]:
-        """As many whole chunks as were gathered, in pieces that are no larger than a frame may be."""
-        while (count := len(self._gathered)) >= self._chunk_bytes:
-            yield self._take(min(count - count % self._chunk_bytes, self._piece_bytes))
+    def full(self) -> bytes:
+        """Whole chunks, if there are any, as many as one frame may have: there may be more then."""
+        count = len(self._gathered)
+        if count < self._chunk_bytes:
+            return b""
+        return self._take(min(count - count % self._chunk_bytes, self._piece_bytes))
 
     def rest(self) -> bytes:
         """All that was gathered, after `full` less than a chunk."""

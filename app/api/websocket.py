@@ -51,6 +51,8 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
     _slice = SLICE_BYTES
     _audio: AudioFrames | None = None
     """Once the application wants it gathered."""
+    _between = False
+    """The library has seen nothing since it was between frames."""
     _rest_due: asyncio.TimerHandle | None = None
     _flows = False
     """A chunk came together since that timer was set."""
@@ -87,8 +89,11 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
 
     def _take(self, data: bytes) -> None:
         """As uvicorn's `data_received`, slice by slice, till it is enough for this turn."""
-        if self._audio is not None and not self.close_sent and self._is_between_frames:
+        if self._audio is not None and not self.close_sent and (self._between or self._is_between_frames()):
             data = self._take_audio(self._audio, data)
+            self._between = not data
+            if not data:
+                return
         conn, taken, size = self.conn, 0, self._slice
         for at in range(0, len(data), size):
             conn.receive_data(data[at : at + size])
@@ -107,7 +112,6 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         if not self.handshake_initiated and conn.handshake_exc is not None:
             self._fail()
 
-    @property
     def _is_between_frames(self) -> bool:
         """The library has begun no frame and no message of several: it waits for either, or for the end."""
         step: Any = self.conn.parser
@@ -125,12 +129,14 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         return rest
 
     def _pass_on(self, audio: bytes) -> None:
-        self.curr_msg_data_type = "bytes"
-        self.frames = [audio]
-        super().send_receive_event_to_app()
+        """As uvicorn does, but one piece may wait before reading is paused: as a rule its reader comes at once."""
+        self.queue.put_nowait({"type": "websocket.receive", "bytes": audio})
+        if not self.read_paused and self.queue.qsize() > 1:
+            self.read_paused = True
+            self.transport.pause_reading()
 
     def _pass_on_full(self, audio: AudioFrames) -> None:
-        for piece in audio.full():
+        while piece := audio.full():
             self._flows = True
             self._pass_on(piece)
         if self._rest_due is None and not audio.is_empty:
@@ -216,6 +222,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             extensions: Any = self.scope["extensions"]
             extensions |= {
                 "gateway.abort": self.transport.abort,
+                "gateway.receive": self.receive,
                 "gateway.send": self.send_texts,
                 "gateway.gather": self.gather,
                 "gateway.let_send": self.writable.set,  # however much waits for the peer

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from typing import Any
 
 from fastapi import APIRouter, WebSocket
 from fastapi.responses import JSONResponse
@@ -30,6 +31,7 @@ class FastApiSocket:
     def __init__(self, websocket: WebSocket) -> None:
         self._websocket = websocket
         self._abort = websocket.scope["extensions"]["gateway.abort"]
+        self._receive: Callable[[], Awaitable[Any]] = websocket.scope["extensions"]["gateway.receive"]
         self._send: Callable[[Sequence[str]], Awaitable[None]] = websocket.scope["extensions"]["gateway.send"]
         self._gather: Callable[[int], None] = websocket.scope["extensions"]["gateway.gather"]
         self._let_send: Callable[[], None] = websocket.scope["extensions"]["gateway.let_send"]
@@ -38,7 +40,7 @@ class FastApiSocket:
         """With which the client has closed it, or answered our close; none where it did neither."""
 
     async def receive(self) -> str | bytes:
-        message = await self._websocket.receive()
+        message = await self._receive()
         if message["type"] == "websocket.disconnect":
             raise Disconnected(self._client_code())  # uvicorn names its own where the client never answered it
         data: str | bytes = message["bytes"] if message.get("bytes") is not None else message["text"]
