@@ -93,7 +93,7 @@ async def live(gateway: Gateway, seed: int) -> dict[str, Any]:
     return stopped
 
 
-async def live_all(seeds: range, limits: dict[str, float]) -> list[dict[str, Any] | AssertionError]:
+async def live_all(seeds: range, limits: dict[str, float], grpc: str = "core") -> list[dict[str, Any] | AssertionError]:
     """Some lives at a time through one gateway: `stopped` of each, or what was wrong. No call is left open."""
     turn = asyncio.Semaphore(AT_A_TIME)
 
@@ -105,7 +105,7 @@ async def live_all(seeds: range, limits: dict[str, float]) -> list[dict[str, Any
                 return wrong
 
     async with ScriptedUpstream(upstream_of_lives()) as upstream:
-        async with run_gateway(upstream=f"grpc://{upstream.address}", **limits) as gateway:
+        async with run_gateway(upstream=f"grpc://{upstream.address}", grpc=grpc, **limits) as gateway:
             lives = await asyncio.gather(*[one(gateway, seed) for seed in seeds])
         assert upstream.open_calls == 0
     return lives

@@ -2,14 +2,22 @@
 
 import asyncio
 import datetime
+import json
 import time
+from pathlib import Path
 from typing import Any
 
 import grpc
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from google.auth.credentials import Credentials
 from google.auth.transport.grpc import AuthMetadataPlugin
 
-from app.speech.credentials import OneRefresh
+from app.assembly import upstream
+from app.settings import Settings, SettingsError
+from app.speech.credentials import OneRefresh, google_access
 
 HOUR = datetime.timedelta(hours=1)
 
@@ -52,3 +60,50 @@ async def test_fifty_calls_at_once_renew_an_expired_token_once() -> None:
     await server.stop(None)
     assert counted.refreshes == 2
     assert tokens == ["Bearer token-1"] * 50 + ["Bearer token-2"] * 50
+
+
+@pytest.fixture
+def service_account(tmp_path: Path) -> Path:
+    """Its key file."""
+    key = rsa.generate_private_key(65537, 2048)
+    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()).decode()
+    told = {
+        "type": "service_account",
+        "project_id": "a-project",
+        "private_key_id": "one",
+        "private_key": pem,
+        "client_email": "captions@a-project.example",
+        "token_uri": "https://nobody.invalid/token",
+    }
+    (file := tmp_path / "key.json").write_text(json.dumps(told))
+    return file
+
+
+@pytest.fixture
+def user(tmp_path: Path) -> Path:
+    """Credentials of a person, whose tokens come from Google."""
+    told = {"type": "authorized_user", "client_id": "a", "client_secret": "b", "refresh_token": "c"}
+    (file := tmp_path / "user.json").write_text(json.dumps(told))
+    return file
+
+
+@pytest.mark.filterwarnings("ignore:The load_credentials_from_file method:DeprecationWarning")
+async def test_a_service_account_signs_its_tokens_itself(service_account: Path) -> None:
+    """Without the network: there is nobody at its address. The same one until it expires."""
+    access = google_access(service_account)
+    said = dict(await access.authorization())
+    claims = jwt.decode(said["authorization"].removeprefix("Bearer "), options={"verify_signature": False})
+    assert claims["iss"] == claims["sub"] == "captions@a-project.example"
+    assert claims["scope"] == "https://www.googleapis.com/auth/cloud-platform"
+    assert dict(await access.authorization()) == said
+
+
+@pytest.mark.filterwarnings("ignore:The load_credentials_from_file method:DeprecationWarning")
+def test_without_grpcs_core_other_credentials_are_refused_at_the_start(service_account: Path, user: Path) -> None:
+    def settings(file: Path, over: str) -> Settings:
+        return Settings(upstream="google", google_credentials_file=file, grpc=over)
+
+    for file, over in ((service_account, "core"), (service_account, "asyncio"), (user, "core")):
+        assert upstream.account(settings(file, over)) is not None
+    with pytest.raises(SettingsError, match="GATEWAY_GRPC=asyncio: with Google it needs a service account's key"):
+        upstream.account(settings(user, "asyncio"))

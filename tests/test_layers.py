@@ -16,6 +16,7 @@ FORBIDDEN = {
     "store.py": "fastapi starlette uvicorn grpc google redis websockets app.speech app.api app.settings app.hub",
     "store_redis.py": "fastapi starlette uvicorn grpc google websockets app.speech app.api app.settings app.hub",
     "quota": "fastapi starlette uvicorn grpc google websockets app.speech app.emulator app.api app.settings app.hub",
+    "http2": "fastapi starlette uvicorn google websockets redis app.*",
     "speech": "fastapi starlette uvicorn websockets app.api app.emulator app.relay app.hub app.settings",
     "emulator": "fastapi starlette uvicorn websockets app.api app.core app.speech app.relay app.hub app.settings",
     "auth": "fastapi starlette uvicorn grpc google redis app.api app.speech app.emulator app.settings app.hub",

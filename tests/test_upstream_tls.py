@@ -54,9 +54,10 @@ async def _why_not(upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture,
     return said.removeprefix(begin)
 
 
-async def test_an_upstream_of_the_authority_that_is_trusted_is_heard(authority: Authority) -> None:
+@pytest.mark.parametrize("grpc", ["core", "asyncio"])
+async def test_an_upstream_of_the_authority_that_is_trusted_is_heard(authority: Authority, grpc: str) -> None:
     async with shows(authority.issue()) as upstream:
-        await _session_goes_well(upstream, upstream_ca_file=authority.ca)
+        await _session_goes_well(upstream, upstream_ca_file=authority.ca, grpc=grpc)
 
 
 async def test_another_authority_is_not_believed(
@@ -86,10 +87,11 @@ async def test_an_upstream_in_plaintext_gets_nothing(authority: Authority, caplo
         assert "WRONG_VERSION_NUMBER" in await _why_not(upstream, caplog, upstream_ca_file=authority.ca)
 
 
-async def test_the_gateway_shows_its_own_certificate_where_it_is_asked_for_one(authority: Authority) -> None:
+@pytest.mark.parametrize("grpc", ["core", "asyncio"])
+async def test_the_gateway_shows_its_own_certificate_where_it_is_asked_for_one(authority: Authority, grpc: str) -> None:
     async with shows(authority.issue(), asks=authority) as upstream:
         more = authority.issue("gateway").settings("upstream")
-        await _session_goes_well(upstream, upstream_ca_file=authority.ca, **more)
+        await _session_goes_well(upstream, upstream_ca_file=authority.ca, grpc=grpc, **more)
 
 
 @pytest.mark.parametrize("whose", ["nobody's", "a stranger's"])

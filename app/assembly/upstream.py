@@ -20,7 +20,7 @@ from app.settings import Settings, SettingsError
 from app.speech import languages
 from app.speech.credentials import GoogleAccess, NoCredentials, google_access
 from app.speech.dialect import Dialect
-from app.speech.elsewhere import connector
+from app.speech.elsewhere import connector, pure_connector
 from app.speech.gate import LEAD_IN_SECONDS, Gate
 from app.speech.google import GoogleRecognizer
 from app.speech.limits import LegLimits
@@ -37,9 +37,15 @@ def account(settings: Settings) -> GoogleAccess | None:
     if settings.upstream != "google":
         return None
     try:
-        return google_access(settings.google_credentials_file)
+        access = google_access(settings.google_credentials_file)
     except NoCredentials as error:
         raise SettingsError(str(error)) from error
+    if settings.grpc == "asyncio" and not access.signs_itself:
+        raise SettingsError(
+            "GATEWAY_GRPC=asyncio: with Google it needs a service account's key (GATEWAY_GOOGLE_CREDENTIALS_FILE); "
+            "other credentials ask for their tokens in threads: GATEWAY_GRPC=core"
+        )
+    return access
 
 
 def check_emulator(settings: Settings) -> None:
@@ -86,13 +92,18 @@ async def _connector(
     settings: Settings, access: GoogleAccess | None, stack: AsyncExitStack
 ) -> Callable[[], grpc.aio.Channel]:
     """What opens a channel to the upstream; starts the emulator where it is embedded."""
+    pure = settings.grpc == "asyncio"
     if access is not None:
+        if pure:
+            return access.pure_connector(settings.google_location)
         return lambda: access.connect(settings.google_location, CHANNEL_OPTIONS)
     address = settings.grpc_address
     if address is None:
         emulator = EmbeddedEmulator(settings.emulator_workers)
         stack.push_async_callback(emulator.stop)
         address = await emulator.start()
+    if pure:
+        return pure_connector(address, settings.upstream_tls)
     return connector(address, settings.upstream_tls, CHANNEL_OPTIONS)
 
 
