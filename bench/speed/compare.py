@@ -20,17 +20,20 @@ from bench.helpers import Helper, asked
 from tests.credentials import Keyring
 from tests.upstream import BYTES_PER_SECOND
 
-OURS, FLOOR = "gateway", "floor"
+OURS, OURS_PURE, FLOOR = "gateway", "gateway-asyncio", "floor"
 HERE, PEERS = (sys.executable, "-m"), (".venv-peers/bin/python", "-m")
 CANDIDATES = {
     OURS: (*HERE, "app"),
+    OURS_PURE: (*HERE, "app"),
     FLOOR: (*HERE, "bench.speed.floor"),
     "naive": (*HERE, "bench.speed.naive"),
     "threaded": (*HERE, "bench.speed.threaded"),
     "livekit": (*PEERS, "bench.speed.peers.livekit"),
     "pipecat": (*PEERS, "bench.speed.peers.pipecat"),
+    "pure": (*PEERS, "bench.speed.peers.pure"),
 }
-"""The command of each; the last two are there after `make bench-peers`."""
+"""The command of each; the last three are there after `make bench-peers`."""
+OWN_SETTINGS = {OURS: {"GATEWAY_GRPC": "core"}, OURS_PURE: {"GATEWAY_GRPC": "asyncio"}}
 WANTED = {
     (FLOOR, 20): 1.25,
     ("naive", 20): 0.65,
@@ -103,7 +106,8 @@ async def run(name: str, scene: Scene, seconds: float) -> tuple[Run, list[str]]:
     with TemporaryDirectory() as folder:
         ring = Keyring(Path(folder))
         async with asked("bench.speed.upstream", str(frame_bytes)) as (upstream, address):
-            async with gateways("A", _settings(address, ring), ring.folder, CANDIDATES[name]) as made:
+            settings = _settings(address, ring) | OWN_SETTINGS.get(name, {})
+            async with gateways("A", settings, ring.folder, CANDIDATES[name]) as made:
                 (gateway,) = made.values()
                 before = gateway.memory
                 speakers = (str(gateway.port), str(scene.sessions), str(scene.frame_ms), scene.encoding)

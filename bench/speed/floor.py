@@ -22,8 +22,16 @@ class Floor:
     """An ASGI application."""
 
     def __init__(self, upstream: str) -> None:
-        self._channels = Channels(upstream, grpc.aio.insecure_channel)
+        self._channels = Channels(upstream, self.channel)
         self._config = v2.StreamingRecognizeRequest.serialize(config_request())
+
+    def channel(self, target: str, options: Any) -> Any:
+        return grpc.aio.insecure_channel(target, options)
+
+    def call(self, channel: Any, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """One stream: its responses."""
+        responses: AsyncIterator[bytes] = channel.stream_stream(METHOD)(requests)  # bytes, without serializers
+        return responses
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "http":  # it is ready
@@ -40,7 +48,7 @@ class Floor:
         with self._channels.one() as channel:
             await self._relay(channel, receive, send)
 
-    async def _relay(self, channel: grpc.aio.Channel, receive: Any, send: Any) -> None:
+    async def _relay(self, channel: Any, receive: Any, send: Any) -> None:
         queue: asyncio.Queue[bytes | None] = asyncio.Queue(64)
 
         async def requests() -> AsyncIterator[bytes]:
@@ -49,8 +57,7 @@ class Floor:
                 yield _HEAD + chunk
 
         async def captions() -> None:
-            call: Any = channel.stream_stream(METHOD)  # bytes, without serializers
-            async for response in call(requests()):
+            async for response in self.call(channel, requests()):
                 await send({"type": "websocket.send", "bytes": response})
 
         back = asyncio.create_task(captions())
