@@ -2,6 +2,8 @@
 
 import ast
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -70,3 +72,13 @@ def test_no_threads_no_executors_no_environment(path: Path) -> None:
 def test_no_page_has_a_placeholder() -> None:
     for page in (ROOT / "README.md", ROOT / "ARCHITECTURE.md", *(ROOT / "docs").glob("*.md"), ROOT / "bench/README.md"):
         assert not re.search(r"BENCH_|TODO|FIXME|XXX", page.read_text()), page.name
+
+
+FEW_NEED = ("httpx", "google.auth.transport.requests", "app.http2", "app.speech.v1", "redis", "onnxruntime", "numpy")
+
+
+def test_what_few_need_is_not_imported_by_the_others() -> None:
+    """Each takes a tenth of a second or more of every start."""
+    program = f"import sys, app.main; print([name for name in {FEW_NEED} if name in sys.modules])"
+    said = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, text=True, cwd=ROOT)
+    assert said.stdout == "[]\n"

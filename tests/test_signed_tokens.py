@@ -10,8 +10,9 @@ from pathlib import Path
 import httpx
 import pytest
 
-from app.auth import jwks
-from app.auth.jwks import AGAIN_SECONDS, MAX_BYTES, OLD_SECONDS, KeyFile, KeyUrl
+from app.auth import jwks_url
+from app.auth.jwks import KeyFile
+from app.auth.jwks_url import AGAIN_SECONDS, MAX_BYTES, OLD_SECONDS, KeyUrl
 from app.auth.signed import SignedTokens
 from app.auth.watched import FileError
 from app.core.errors import SessionError
@@ -122,7 +123,7 @@ async def test_without_any_keys_the_client_is_to_come_again(stage: Stage) -> Non
 async def test_nobody_waits_for_long_whose_key_is_known(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """While the URL hangs. With its answer, however late, the new keys are there."""
     await stage.check()
-    monkeypatch.setattr(jwks, "KNOWN_SECONDS", 0.0)
+    monkeypatch.setattr(jwks_url, "KNOWN_SECONDS", 0.0)
     stage.server.may_answer.clear()
     stage.rename("new")
     stage.now += OLD_SECONDS

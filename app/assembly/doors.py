@@ -5,12 +5,10 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-import httpx
-
 from app.api.access import Access
 from app.api.limits import ConnectionLimits
 from app.auth.authenticator import Authenticator
-from app.auth.jwks import KeyFile, KeyUrl
+from app.auth.jwks import KeyFile
 from app.auth.keys import ApiKeys
 from app.auth.one_time import OneTimeTokens
 from app.auth.signed import PublicKeys, SignedTokens
@@ -44,6 +42,10 @@ async def public_keys_of(settings: Settings, key_file: KeyFile | None, stack: As
     source = settings.jwt_jwks
     if source is None or key_file is not None:
         return key_file
+    import httpx  # noqa: PLC0415 - takes a quarter of a second, and few have such a URL
+
+    from app.auth.jwks_url import KeyUrl  # noqa: PLC0415
+
     client = await stack.enter_async_context(httpx.AsyncClient())
     return KeyUrl(source, client, asyncio.get_running_loop().time)
 

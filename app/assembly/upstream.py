@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -18,13 +19,15 @@ from app.emulator.models import ModelMissing, require_packages
 from app.live import Recognize, Recognizer
 from app.settings import Settings, SettingsError
 from app.speech import languages
-from app.speech.credentials import GoogleAccess, NoCredentials, google_access
 from app.speech.dialect import Dialect
-from app.speech.elsewhere import connector, pure_connector
+from app.speech.elsewhere import connector
 from app.speech.gate import LEAD_IN_SECONDS, Gate
 from app.speech.google import GoogleRecognizer
 from app.speech.limits import LegLimits
 from app.speech.pool import CHANNEL_OPTIONS, Pool, PoolLimits
+
+if TYPE_CHECKING:
+    from app.speech.credentials import GoogleAccess
 
 log = logging.getLogger(__name__)
 
@@ -32,10 +35,12 @@ READY_SECONDS = 1.0
 """How long /readyz waits for the upstream to answer."""
 
 
-def account(settings: Settings) -> GoogleAccess | None:
+def account(settings: Settings) -> "GoogleAccess | None":
     """At Google, where that is the upstream. Raises SettingsError."""
     if settings.upstream != "google":
         return None
+    from app.speech.credentials import NoCredentials, google_access  # noqa: PLC0415 - half a second
+
     try:
         access = google_access(settings.google_credentials_file)
     except NoCredentials as error:
@@ -58,7 +63,7 @@ def check_emulator(settings: Settings) -> None:
         raise SettingsError(f"GATEWAY_UPSTREAM=emulator: {error}, or set GATEWAY_UPSTREAM=google") from error
 
 
-def dialect_of(settings: Settings, access: GoogleAccess | None) -> Dialect:
+def dialect_of(settings: Settings, access: "GoogleAccess | None") -> Dialect:
     """Imports only the version in use: each takes a second."""
     if settings.speech_api == "v1":
         from app.speech.v1 import SpeechV1  # noqa: PLC0415
@@ -89,22 +94,25 @@ def dialect_of(settings: Settings, access: GoogleAccess | None) -> Dialect:
 
 
 async def _connector(
-    settings: Settings, access: GoogleAccess | None, stack: AsyncExitStack
+    settings: Settings, access: "GoogleAccess | None", stack: AsyncExitStack
 ) -> Callable[[], grpc.aio.Channel]:
     """What opens a channel to the upstream; starts the emulator where it is embedded."""
-    pure = settings.grpc == "asyncio"
-    if access is not None:
-        if pure:
-            return access.pure_connector(settings.google_location)
+    if access is not None and settings.grpc == "core":
         return lambda: access.connect(settings.google_location, CHANNEL_OPTIONS)
+    if access is not None:
+        from app.speech import pure  # noqa: PLC0415 - one of the two is enough
+
+        return pure.google(access, settings.google_location)
     address = settings.grpc_address
     if address is None:
         emulator = EmbeddedEmulator(settings.emulator_workers)
         stack.push_async_callback(emulator.stop)
         address = await emulator.start()
-    if pure:
-        return pure_connector(address, settings.upstream_tls)
-    return connector(address, settings.upstream_tls, CHANNEL_OPTIONS)
+    if settings.grpc == "core":
+        return connector(address, settings.upstream_tls, CHANNEL_OPTIONS)
+    from app.speech import pure  # noqa: PLC0415
+
+    return pure.elsewhere(address, settings.upstream_tls)
 
 
 GateFor = Callable[[SessionConfig], Gate | None]
@@ -181,7 +189,7 @@ def language_codes(settings: Settings) -> tuple[str, ...]:
     return languages.EMULATOR if settings.upstream == "emulator" else languages.GOOGLE
 
 
-async def open_pool(settings: Settings, dialect: Dialect, access: GoogleAccess | None, stack: AsyncExitStack) -> Pool:
+async def open_pool(settings: Settings, dialect: Dialect, access: "GoogleAccess | None", stack: AsyncExitStack) -> Pool:
     """Closed by the stack."""
     limits = PoolLimits(
         settings.streams_per_channel,

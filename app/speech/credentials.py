@@ -1,6 +1,6 @@
 """Access to Google: credentials, project, and the endpoint of a region."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -12,10 +12,6 @@ from google.api_core import grpc_helpers_async
 from google.auth.credentials import Credentials, with_scopes_if_required
 from google.auth.exceptions import GoogleAuthError
 from google.oauth2 import service_account
-
-from app.http2.channel import Channel
-from app.speech.elsewhere import http2_context
-from app.tls import ChannelTls
 
 _SCOPES = ("https://www.googleapis.com/auth/cloud-platform",)
 
@@ -55,14 +51,9 @@ class GoogleAccess:
     def connect(self, location: str, options: Sequence[tuple[str, Any]]) -> grpc.aio.Channel:
         """A TLS channel to the region's endpoint."""
         channel: grpc.aio.Channel = grpc_helpers_async.create_channel(
-            _endpoint(location), credentials=self.credentials, options=options
+            endpoint(location), credentials=self.credentials, options=options
         )
         return channel
-
-    def pure_connector(self, location: str) -> Callable[[], Channel]:
-        """The same without gRPC's C core, for credentials that sign themselves."""
-        context = http2_context(ChannelTls(None, None, None))
-        return lambda: Channel(_endpoint(location), tls=context, credentials=self.authorization)
 
     async def authorization(self) -> list[tuple[str, str]]:
         """What each call says of who it is."""
@@ -71,7 +62,8 @@ class GoogleAccess:
         return [(key.lower(), value) for key, value in headers.items()]
 
 
-def _endpoint(location: str) -> str:
+def endpoint(location: str) -> str:
+    """Of a region: HOST:PORT."""
     host = "speech.googleapis.com" if location == "global" else f"{location}-speech.googleapis.com"
     return f"{host}:443"
 
