@@ -89,7 +89,7 @@ class Live:
         self.written_at = float("-inf")
         """When the store had it last."""
         self._mark = mark
-        self._told = asyncio.Event()
+        self._told: asyncio.Event | None = None
         """The recognizer has said something."""
         self.news = asyncio.Event()
         """Something may be due to the client."""
@@ -170,9 +170,10 @@ class Live:
         """What was said so far becomes final: waits for that."""
         async with self.step() as recognizer:
             await recognizer.finalize()
+        self._told = told = self._told or asyncio.Event()
         while not (self.session.is_settled or self.session.ended):
-            await self._told.wait()
-            self._told.clear()
+            await told.wait()
+            told.clear()
 
     async def close(self) -> None:
         """Leaves no task and no upstream call behind."""
@@ -188,7 +189,8 @@ class Live:
         self.session.receive(event)
         if isinstance(event, LegEnded):
             self._account.bill(self.session.transcript.billed_ms)
-        self._told.set()
+        if self._told is not None:
+            self._told.set()
         self._finish_if_closing()
         self.changed()
 

@@ -85,7 +85,7 @@ class Relay:
         self._leaving = False
         self._refusal: asyncio.Future[SessionError] = asyncio.get_running_loop().create_future()
         """Why this link ends, though the session does not."""
-        self._ended = asyncio.Event()
+        self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._clock = asyncio.get_running_loop().time
 
     async def run(self) -> None:
@@ -113,7 +113,7 @@ class Relay:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._ended.set()
+            self._ended.set_result(None)
 
     @property
     def refusal(self) -> SessionError | None:
@@ -131,7 +131,7 @@ class Relay:
 
     async def ended(self) -> None:
         """Waits until it neither reads nor sends any more."""
-        await self._ended.wait()
+        await asyncio.shield(self._ended)
 
     def tick(self, now: float) -> None:
         """At least every second."""

@@ -59,7 +59,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.gone = asyncio.Event()
+        self.gone: asyncio.Future[None] = self.loop.create_future()
         self._limits: ConnectionLimits = self.app_state["limits"]
         self._pace = Pace(self._limits.messages_per_second, self.loop.time())
         conn: Any = self.conn
@@ -73,7 +73,7 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
             self._rest_due.cancel()
         super().connection_lost(exc)
         self._drop_rest()
-        self.gone.set()
+        self.gone.set_result(None)
 
     # What comes in ----------------------------------------------------------------------------
 
@@ -287,7 +287,10 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
 
     async def send(self, message: Any) -> None:
         await super().send(message)
-        if message["type"] == "websocket.close":
+        if message["type"] == "websocket.accept":
+            no_more: Any = None
+            self.request = self.response = no_more  # 3 kB of headers, for as long as the connection lasts
+        elif message["type"] == "websocket.close":
             self._abort_later()
             # Its answer stands behind what the client has said: once more a burst is taken at once.
             self._pace = Pace(self._limits.messages_per_second, self.loop.time())

@@ -35,7 +35,7 @@ class FastApiSocket:
         self._send: Callable[[Sequence[str]], Awaitable[None]] = websocket.scope["extensions"]["gateway.send"]
         self._gather: Callable[[int], None] = websocket.scope["extensions"]["gateway.gather"]
         self._let_send: Callable[[], None] = websocket.scope["extensions"]["gateway.let_send"]
-        self._gone: asyncio.Event = websocket.scope["extensions"]["gateway.gone"]
+        self._gone: asyncio.Future[None] = websocket.scope["extensions"]["gateway.gone"]
         self._client_code: Callable[[], int | None] = websocket.scope["extensions"]["gateway.client_code"]
         """With which the client has closed it, or answered our close; none where it did neither."""
 
@@ -67,7 +67,7 @@ class FastApiSocket:
         self._abort()
 
     async def gone(self) -> int | None:
-        await self._gone.wait()
+        await asyncio.shield(self._gone)
         return self._client_code()
 
     async def closed(self) -> bool:

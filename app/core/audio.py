@@ -4,7 +4,6 @@ A position is a byte offset in the client's encoded stream, 0 at the start of th
 audio, so the chunks of a ReplayBuffer need not touch each other.
 """
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
@@ -85,7 +84,7 @@ class ReplayBuffer:
     """The audio that no final has covered yet, in chunks with their offsets."""
 
     def __init__(self) -> None:
-        self._chunks: deque[tuple[int, bytes]] = deque()
+        self._chunks: list[tuple[int, bytes]] = []
         self._size = 0
 
     def __len__(self) -> int:
@@ -98,8 +97,13 @@ class ReplayBuffer:
 
     def settle(self, offset: int) -> None:
         """Forget every byte before `offset`."""
-        while self._chunks and self._chunks[0][0] + len(self._chunks[0][1]) <= offset:
-            self._size -= len(self._chunks.popleft()[1])
+        over = 0
+        for start, chunk in self._chunks:
+            if start + len(chunk) > offset:
+                break
+            self._size -= len(chunk)
+            over += 1
+        del self._chunks[:over]
         if self._chunks and self._chunks[0][0] < offset:
             start, chunk = self._chunks[0]
             self._chunks[0] = (offset, chunk[offset - start :])

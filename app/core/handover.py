@@ -9,7 +9,6 @@ where the last final ended. No clock, no I/O.
     settled     everything before is final, or held no speech
 """
 
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -30,7 +29,7 @@ class Handover:
     def __init__(self) -> None:
         self.taken = 0
         self.settled = 0
-        self.stretches: deque[Stretch] = deque()
+        self.stretches: list[Stretch] = []
         self._buffer = ReplayBuffer()
 
     @property
@@ -95,19 +94,19 @@ class Handover:
         would hear what is behind its end. Returns those after it; none where that is not possible."""
         if stretch is not self.head or not stretch.guessed or len(self.stretches) < 2:
             return []
-        after, last = [], self.stretches.popleft()
+        after, last = [], self.stretches.pop(0)
         while last.guessed and self.stretches:
-            after.append(last := self.stretches.popleft())
-        self.stretches.appendleft(Stretch(self.settled, last.end, last.guessed))
+            after.append(last := self.stretches.pop(0))
+        self.stretches.insert(0, Stretch(self.settled, last.end, last.guessed))
         return after
 
     def split(self, offset: int) -> None:
         """The oldest stretch, which no leg hears, ends at `offset`, within what has come of it: the rest is a stretch
         of its own. For audio that is too long for legs that fail."""
-        head = self.stretches.popleft()
+        head = self.stretches.pop(0)
         rest = Stretch(offset, head.end, head.guessed)
         head.end, head.guessed = offset, False
-        self.stretches.extendleft([rest, head])
+        self.stretches[:0] = [head, rest]
 
     def hand_back(self) -> bool:
         """Right after a final: what came after it goes to a new stretch, and what the old leg still says is void.
@@ -134,7 +133,7 @@ class Handover:
     def complete(self, stretch: Stretch) -> None:
         """The leg has heard the oldest stretch to its end, and said all that there was."""
         assert stretch is self.head and stretch.end is not None
-        self.stretches.popleft()
+        self.stretches.pop(0)
         self._settle(stretch.end)
         self._settle_if_empty()
         if self.stretches:
@@ -182,7 +181,7 @@ class Handover:
     def drop_heard(self) -> None:
         """Forgets the oldest stretches where they have nothing unsettled: no leg is needed for them any more."""
         while self.stretches and self._end(self.stretches[0]) <= self.settled:
-            self.stretches.popleft()
+            self.stretches.pop(0)
         self._settle(self.stretches[0].start if self.stretches else self.taken)
 
     def abandon(self) -> tuple[int, int] | None:

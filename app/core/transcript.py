@@ -4,7 +4,7 @@ What the client said at a place in its audio - a gap, `finalize` - becomes an ev
 settled. So no event speaks of audio that a gateway which goes on with the session would be sent again.
 """
 
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -52,7 +52,7 @@ class Transcript:
         self.losing = losing
         """Bytes [start, end) that are lost upstream: an event once it is known how many they are."""
         self._config = config
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: list[_Waiting] = []
         self._interims: dict[int, Interim] = {}
         """The newest of each channel that was not taken yet."""
         if losing is not None:
@@ -106,7 +106,7 @@ class Transcript:
         before = self.settled
         self.settled = max(self.settled, offset)
         while self._waiting and self._waiting[0].at <= self.settled:
-            self._tell(self._waiting.popleft())
+            self._tell(self._waiting.pop(0))
         return self.settled > before
 
     def lose(self, start: int, end: int) -> None:

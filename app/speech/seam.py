@@ -1,6 +1,5 @@
 """Where a leg may be cut when it cannot wait for a final: in a pause between words, as far as one can hear it here."""
 
-from collections import deque
 from collections.abc import Iterable
 
 _SEEK_FROM = 0.8
@@ -21,7 +20,7 @@ class Pauses:
 
     def __init__(self, encoding: str) -> None:
         self._encoding = encoding
-        self._recent: deque[int] = deque(maxlen=_RECENT_CHUNKS)
+        self._recent: list[int] = []
 
     def is_seam(self, chunk: bytes, used: float) -> bool:
         """Whether to cut before `chunk`, with this part of the limit `used`. The less is left, the shallower a pause
@@ -31,7 +30,7 @@ class Pauses:
         if used < _SEEK_FROM or not chunk:
             return False
         peak = loudness(chunk, self._encoding)
-        self._recent.append(peak)
+        self._recent = [*self._recent[1 - _RECENT_CHUNKS :], peak]
         depth = (used - _SEEK_FROM) / (1 - _SEEK_FROM)
         return len(self._recent) > 5 and peak <= max(self._recent) * (0.05 + 0.35 * depth**2)
 
