@@ -14,7 +14,7 @@ from typing import Any
 log = logging.getLogger(__name__)
 
 FORMAT = "%(asctime)s %(levelname)s [%(process)d] %(name)s: %(message)s"
-TALKATIVE = ("uvicorn", "uvicorn.error", "websockets", "httpx", "httpcore", "google", "grpc")
+TALKATIVE = ("uvicorn", "uvicorn.error", "websockets", "httpx", "httpcore", "google", "grpc", "h2", "hpack")
 """Below WARNING they log query strings, addresses, and, at DEBUG, messages and requests."""
 
 ExcInfo = tuple[type[BaseException], BaseException, TracebackType | None] | tuple[None, None, None]

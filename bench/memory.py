@@ -1,8 +1,9 @@
 """What a session costs in memory: one that is idle, one whose client is away, and one that has said a minute of which
 nothing is final yet, beside its audio.
 
-A gateway of its own for each; resident memory of its process with so many sessions and with twice as many, divided: what
-is needed once, and what opening them has taken for a moment, is there before. Exits 1 where one takes more than it may.
+A gateway of its own for each; resident memory of its process with so many sessions and with twice as many, divided:
+what is needed once, and what opening them has taken for a moment, is there before. Exits 1 where one takes more than it
+may.
 """
 
 import argparse

@@ -229,7 +229,7 @@ async def test_a_leg_that_begins_in_silence_hears_as_the_one_before_would(upstre
 
     async def says_one_word(call: Call) -> AsyncIterator[Any]:
         async for _ in call.hear():
-            if call is upstream.calls[0] and len(call.audio) == 28_800:
+            if call is upstream.calls[0] and len(call.audio) == 30_000:
                 yield call.final("yes", final_end)
 
     upstream.script = says_one_word
@@ -252,10 +252,10 @@ async def heard_with_a_wrong_guess(upstream: ScriptedUpstream, audio: bytes) -> 
         upstream=f"grpc://{upstream.address}", leg_soft_limit_seconds=0.001, leg_hard_limit_seconds=60
     ) as gateway:
         async with Client.connect(gateway) as client:
-            await client.say(START, audio[:40_000], audio[40_000:80_000])
+            await client.say(START, audio[:40_000], audio[40_000:78_400])
             first = await upstream.called(1)
-            await until(lambda: len(first.audio) == 80_000)
-            await client.say(audio[80_000:])
+            await until(lambda: len(first.audio) == 78_400)
+            await client.say(audio[78_400:])
             await upstream.called(3)
             await client.say({"type": "stop"})
             messages = await client.hear_all()
@@ -330,9 +330,9 @@ async def test_a_leg_that_is_not_needed_leaves_the_line(upstream: ScriptedUpstre
         max_channels=1,
     ) as gateway:
         async with Client.connect(gateway) as client:
-            await client.say(START, audio[:40_000], audio[40_000:80_000])
+            await client.say(START, audio[:40_000], audio[40_000:78_400])
             first = await upstream.called(1)
-            await until(lambda: len(first.audio) == 80_000)
+            await until(lambda: len(first.audio) == 78_400)
             await client.say(audio[80_000:], {"type": "stop"})
             messages = await client.hear_all()
     check(messages, audio)
