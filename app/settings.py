@@ -102,7 +102,7 @@ class Settings(BaseSettings):
     grpc: Literal["core", "asyncio"] = Field(
         "core",
         description="How the upstream is spoken to: core (gRPC's C core, with its own threads) or asyncio (HTTP/2 in "
-        "Python, without); with Google that needs a service account.",
+        "Python, without: on trial); with Google that needs a service account.",
     )
     speech_api: Literal["v1", "v2"] = Field("v2", description="Version of the Speech-to-Text API: v2 or v1.")
     google_project: str | None = Field(None, description="Google Cloud project; default: the one of the credentials.")

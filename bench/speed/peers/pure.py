@@ -34,6 +34,7 @@ class PureFloor(Floor):
 
     async def call(self, channel: Channel, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         async with channel.request(METHOD, Cardinality.STREAM_STREAM, bytes, bytes) as stream:
+            await stream.send_request()
             up = asyncio.create_task(_send(stream, requests))
             async for response in stream:
                 yield response
