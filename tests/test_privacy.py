@@ -139,12 +139,12 @@ async def _fail_to_come_in(run: Run, token: str, session_id: str) -> None:
         await run.look(path, run.keyring.keys["ops"])
 
 
-@pytest.mark.parametrize("level", ["INFO", "DEBUG"])
+@pytest.mark.parametrize(("level", "grpc"), [("INFO", "core"), ("DEBUG", "core"), ("DEBUG", "asyncio")])
 async def test_a_whole_run_tells_nobody_what_was_said_or_how_they_came_in(
-    upstream: ScriptedUpstream, tmp_path: Path, level: str
+    upstream: ScriptedUpstream, tmp_path: Path, level: str, grpc: str
 ) -> None:
     keyring = Keyring(tmp_path)
-    settings = {"upstream": f"grpc://{upstream.address}", "log_level": level, **keyring.settings}
+    settings = {"upstream": f"grpc://{upstream.address}", "grpc": grpc, "log_level": level, **keyring.settings}
     async with run_process(tmp_path, **settings) as process:
         run = Run(await process.gateway(), process, keyring)
         await everything(run, upstream)
