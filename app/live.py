@@ -118,7 +118,7 @@ class Live:
 
     async def send(self, audio: bytes) -> None:
         """A step: what is paid for is heard. Where that is not all of it, the session ends after it."""
-        async with self._turn:
+        async with self._turn:  # as `step`, without its cost for each chunk
             allowed = await self._account.allow(len(audio))
             if allowed < len(audio):
                 self.session.exhaust(self._account.exhausted(), len(audio) - allowed)

@@ -9,7 +9,6 @@ may.
 import argparse
 import asyncio
 import json
-import resource
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
@@ -20,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from websockets.asyncio.client import ClientConnection, connect
 
+from app.api.server import raise_file_limit
 from bench.gateways import GatewayProcess, gateways, roomy
 from bench.helpers import helper
 from tests.gateway import START
@@ -98,8 +98,7 @@ async def _open(gateway: GatewayProcess, kind: Kind) -> ClientConnection | None:
 
 def main() -> int:
     argparse.ArgumentParser(prog="python -m bench.memory", description=__doc__).parse_args()
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # child processes inherit it
+    raise_file_limit()  # child processes inherit it
     table = Table(title="memory of a session beside its audio, in kB", title_justify="left")
     for column in ("session", "kB", "at most"):
         table.add_column(column, justify="left" if column == "session" else "right")

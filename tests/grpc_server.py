@@ -90,4 +90,3 @@ async def http2_server(talk: Callable[[Http2Peer], Awaitable[None]]) -> AsyncIte
         yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
     finally:
         server.close()
-        server.close_clients() if hasattr(server, "close_clients") else None

@@ -24,6 +24,7 @@ Connect = Callable[[str], Any]
 def core(address: str) -> Any:
     """grpc.aio's, with connections of its own and short waits."""
     options = [("grpc.use_local_subchannel_pool", 1), ("grpc.initial_reconnect_backoff_ms", 100)]
+    options.append(("grpc.max_receive_message_length", -1))
     return grpc.aio.insecure_channel(address, options=options)
 
 
@@ -74,15 +75,7 @@ async def test_messages_go_both_ways_in_order_whatever_their_size(connect: Conne
     options = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
     said = [os.urandom(size) for _ in range(3)]
     async with grpc_server(options=options) as (_, address):
-        channel = core_without_limits(address) if connect(address).__class__ is not Channel else pure(address)
-        try:
-            assert await read_all(channel.stream_stream(METHOD)(several(*said))) == said
-        finally:
-            await channel.close()
-
-
-def core_without_limits(address: str) -> Any:
-    return grpc.aio.insecure_channel(address, options=[("grpc.max_receive_message_length", -1)])
+        assert await read_all(connect(address).stream_stream(METHOD)(several(*said))) == said
 
 
 async def test_many_small_messages_keep_their_order(connect: Connect) -> None:

@@ -13,8 +13,8 @@ except ImportError:  # a platform without the compiled module
 PLAIN = 0x82
 """FIN and the opcode of a binary frame."""
 MASKED = 0x80
-LONG, LONGER = 126, 127
-"""Instead of a length: it stands in the two bytes after this one, or in eight."""
+LONG = 126
+"""Instead of a length: it stands in the two bytes after this one; or, with one more, in eight."""
 
 
 class AudioFrames:

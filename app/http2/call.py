@@ -16,7 +16,10 @@ log = logging.getLogger(__name__)
 PREFIX_BYTES = 5
 """Of a message: whether it is compressed, and its length."""
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+MAX_UNREAD_BYTES = 256 * 1024
+"""Of a message that is not whole yet: then the peer may send more of it."""
 OK = grpc.StatusCode.OK
+_CANCELLED = Status(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
 
 Open = Callable[["StreamCall"], Awaitable[tuple[Connection, int]]]
 """Opens the stream of a call: its connection and its number there. Raises CallFailed."""
@@ -97,7 +100,7 @@ class StreamCall(grpc.aio.StreamStreamCall[Any, Any]):
         if self._messages:
             self._news.set()
         elif self._unread >= MAX_UNREAD_BYTES:
-            self._give_back()  # a message that is larger than the window
+            self._give_back()
 
     def trailers(self, headers: Headers) -> None:
         self._trailers = status_of(headers)
@@ -268,7 +271,3 @@ class StreamCall(grpc.aio.StreamStreamCall[Any, Any]):
 
     async def details(self) -> str:
         return (await asyncio.shield(self._ended)).details
-
-
-_CANCELLED = Status(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
-MAX_UNREAD_BYTES = 256 * 1024
