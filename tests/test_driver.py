@@ -159,12 +159,8 @@ async def test_long_silence_is_settled_by_a_change_of_leg(upstream: ScriptedUpst
     async with run_gateway(upstream=f"grpc://{upstream.address}", leg_quiet_seconds=1) as gateway:
         async with Client.connect(gateway) as client:
             await client.say(START, *[SECOND] * 4)
-            first = await upstream.called(1)
-            while len(first.audio) < 4 * BYTES_PER_SECOND:
-                await asyncio.sleep(0.005)
-            await client.say(SECOND)
             while (await client.hear("ack"))["final"] < 2 * BYTES_PER_SECOND:
-                pass
+                await client.say(SECOND)
 
 
 async def test_times_are_cut_at_the_audio_that_was_sent(gateway: Gateway, upstream: ScriptedUpstream) -> None:

@@ -335,13 +335,23 @@ def test_every_route_is_a_coroutine() -> None:
         assert inspect.iscoroutinefunction(endpoint), path
 
 
-GRPC_THREADS = {"event_engine", "grpc_global_tim", "lifeguard"}
+CORE_THREADS = {"event_engine", "grpc_global_tim", "lifeguard"}
 """The names that grpc's core gives to its own."""
 
 
-async def test_no_request_starts_a_thread(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("grpc", "others", "pythons"),
+    [
+        pytest.param("core", CORE_THREADS, 2, id="core"),  # the main thread, and the poller of grpc.aio
+        pytest.param("asyncio", set(), 1, id="asyncio"),
+    ],
+)
+async def test_no_request_starts_a_thread(
+    upstream: ScriptedUpstream, tmp_path: Path, grpc: str, others: set[str], pythons: int
+) -> None:
     """Forty sessions, every REST route and a refused upgrade: the threads stay the ones of a single session."""
-    async with run_process(tmp_path, upstream=f"grpc://{upstream.address}", max_sessions=40) as process:
+    settings = {"upstream": f"grpc://{upstream.address}", "max_sessions": 40, "grpc": grpc}
+    async with run_process(tmp_path, **settings) as process:
         gateway = await process.gateway()
         async with AsyncExitStack() as stack:
 
@@ -361,8 +371,8 @@ async def test_no_request_starts_a_thread(upstream: ScriptedUpstream, tmp_path: 
             await refused(gateway)
             forty = threads(process.pid)
     assert forty == one
-    assert set(one) == GRPC_THREADS | {PYTHON}
-    assert one[PYTHON] == 2  # the main thread, and the poller of grpc.aio
+    assert set(one) == others | {PYTHON}
+    assert one[PYTHON] == pythons
 
 
 def threads(pid: int) -> Counter[str]:

@@ -112,7 +112,9 @@ class ScriptedUpstream:
         self.address = ""
         self._port = port
         self._credentials = credentials
-        self._server = grpc.aio.server(options=[("grpc.max_concurrent_streams", max_streams)])
+        options = [("grpc.max_concurrent_streams", max_streams), ("grpc.http2.bdp_probe", 0)]
+        """Its flow-control windows stay as they are: what may be on its way does not depend on the machine's speed."""
+        self._server = grpc.aio.server(options=options)
         self._called = asyncio.Condition()
 
     async def __aenter__(self) -> Self:
