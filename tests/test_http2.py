@@ -98,6 +98,8 @@ async def test_requests_are_written_by_hand_too(connect: Connect) -> None:
         assert await call.read() == b"one"
         await call.write(b"two")
         await call.done_writing()
+        with pytest.raises(asyncio.InvalidStateError):
+            await call.write(b"three")
         assert await call.read() == b"two"
         assert await call.read() is grpc.aio.EOF
         assert await call.code() is Code.OK

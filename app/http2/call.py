@@ -18,6 +18,8 @@ PREFIX_BYTES = 5
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 MAX_UNREAD_BYTES = 256 * 1024
 """Of a message that is not whole yet: then the peer may send more of it."""
+GIVE_BACK_BYTES = 8 * 1024
+"""Of messages that were read: a small part of a connection's window, however many streams it has."""
 OK = grpc.StatusCode.OK
 _CANCELLED = Status(grpc.StatusCode.CANCELLED, "Locally cancelled by application!")
 
@@ -180,6 +182,8 @@ class StreamCall(grpc.aio.StreamStreamCall[Any, Any]):
 
     async def write(self, request: Any) -> None:
         await self.wait_for_connection()
+        if self._half_closed:
+            raise asyncio.InvalidStateError("nothing can be said after `done_writing`")
         try:
             await self._say(request)
         except StreamOver:
@@ -204,7 +208,7 @@ class StreamCall(grpc.aio.StreamStreamCall[Any, Any]):
                 self.cancel()
                 raise
         message = self._messages.popleft()
-        if not self._messages:
+        if not self._messages and self._unread >= GIVE_BACK_BYTES:
             self._give_back()
         return self._read(message)
 
