@@ -1,10 +1,12 @@
 """Bytes and milliseconds, gathering, replay, pace: app/core/audio.py."""
 
+import tracemalloc
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.core.audio import AudioFormat, Gatherer, Pace, ReplayBuffer
+from app.core.audio import BLOCK_BYTES, AudioFormat, Gatherer, Pace, ReplayBuffer
 
 LINEAR16 = AudioFormat("LINEAR16", 16000, 1)
 
@@ -50,7 +52,7 @@ def test_a_gatherer_that_is_left_early_keeps_the_rest() -> None:
 
 @given(st.lists(st.integers(1, 9)), st.lists(st.integers(0, 60)))
 def test_the_replay_buffer_holds_exactly_what_is_not_settled(sizes: list[int], settled: list[int]) -> None:
-    buffer, whole, offset = ReplayBuffer(), b"", 0
+    buffer, whole, offset = ReplayBuffer(4), b"", 0
     for size in sizes:
         chunk = bytes((offset + i) % 256 for i in range(size))
         buffer.append(offset, chunk)
@@ -63,11 +65,34 @@ def test_the_replay_buffer_holds_exactly_what_is_not_settled(sizes: list[int], s
 
 
 def test_a_gap_in_the_replay_buffer_has_no_bytes() -> None:
-    buffer = ReplayBuffer()
+    buffer = ReplayBuffer(4)
     buffer.append(0, b"ab")
     buffer.append(10, b"cd")
     buffer.settle(5)
     assert (len(buffer), buffer.read(5, 12), buffer.read(10, 12)) == (2, b"", b"cd")
+
+
+def test_the_replay_buffer_is_read_in_pieces_however_it_came() -> None:
+    sound = bytes(range(256)) * 1024
+    buffer = ReplayBuffer(3200)
+    for at in range(0, len(sound), 640):
+        buffer.append(at, sound[at : at + 640])
+    buffer.settle(1000)
+    assert read(buffer, 1000, len(sound)) == sound[1000:]
+    assert len(buffer.read(1000, len(sound))) == 3200
+    assert buffer.read(1000, 1500) == sound[1000:1500]
+
+
+def test_the_replay_buffer_costs_little_beside_its_audio() -> None:
+    minute, chunk = 1_920_000, 3200
+    buffer = ReplayBuffer(chunk)
+    tracemalloc.start()
+    before, _ = tracemalloc.get_traced_memory()
+    for at in range(0, minute, chunk):
+        buffer.append(at, bytes(chunk))
+    after, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert after - before < minute + BLOCK_BYTES // 4
 
 
 def read(buffer: ReplayBuffer, at: int, end: int) -> bytes:

@@ -8,6 +8,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from app.core.handover import Handover, Stretch
 
+PIECE = 3
+"""Bytes that are read at a time."""
+
 
 @dataclass
 class Leg:
@@ -35,7 +38,7 @@ class Session(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.handover = Handover()
+        self.handover = Handover(PIECE)
         self.said = bytearray()
         """The audio of the session; 0 for what was skipped, or lost."""
         self.legs: list[Leg] = []
@@ -240,7 +243,7 @@ TestSession.settings = settings(max_examples=2000, stateful_step_count=30, deadl
 
 
 def test_giving_up_names_exactly_the_bytes_that_nobody_hears() -> None:
-    handover = Handover()
+    handover = Handover(PIECE)
     stretch = handover.append(b"0123456789")
     assert handover.give_up(keep=10) is None
     assert handover.give_up(keep=4) == (0, 6)
@@ -249,7 +252,7 @@ def test_giving_up_names_exactly_the_bytes_that_nobody_hears() -> None:
 
 
 def test_giving_up_spares_what_is_being_heard() -> None:
-    handover = Handover()
+    handover = Handover(PIECE)
     handover.append(b"012345")
     handover.cut()
     heard = handover.append(b"6789")
@@ -260,7 +263,7 @@ def test_giving_up_spares_what_is_being_heard() -> None:
 
 
 def test_giving_up_passes_over_whole_stretches() -> None:
-    handover = Handover()
+    handover = Handover(PIECE)
     handover.append(b"012345")
     handover.cut()
     rest = handover.append(b"6789")

@@ -1,7 +1,7 @@
 """Bytes and milliseconds of a client's audio, and the audio that is not settled yet.
 
 A position is a byte offset in the client's encoded stream, 0 at the start of the session. A gap advances it without
-audio, so the chunks of a ReplayBuffer need not touch each other.
+audio, so the blocks of a ReplayBuffer need not touch each other.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,8 @@ from typing import Self
 
 from app.core.protocol import Audio
 
+BLOCK_BYTES = 64 * 1024
+"""Of audio that is kept; the last chunk of a block may go over that."""
 _SAMPLE_BYTES = {"LINEAR16": 2, "MULAW": 1, "ALAW": 1}
 
 
@@ -81,10 +83,13 @@ class Gatherer:
 
 
 class ReplayBuffer:
-    """The audio that no final has covered yet, in chunks with their offsets."""
+    """The audio that no final has covered yet, in blocks with their offsets."""
 
-    def __init__(self) -> None:
-        self._chunks: list[tuple[int, bytes]] = []
+    def __init__(self, piece_bytes: int) -> None:
+        """`piece_bytes`: so much is read at a time, whole samples."""
+        self._piece_bytes = piece_bytes
+        self._blocks: list[tuple[int, bytes | bytearray]] = []
+        """The last one may still grow: an object for each chunk would cost more than a twentieth of the audio."""
         self._size = 0
 
     def __len__(self) -> int:
@@ -92,37 +97,43 @@ class ReplayBuffer:
         return self._size
 
     def append(self, offset: int, chunk: bytes) -> None:
-        self._chunks.append((offset, chunk))
         self._size += len(chunk)
+        if self._blocks:
+            start, block = self._blocks[-1]
+            if isinstance(block, bytearray) and start + len(block) == offset and len(block) < BLOCK_BYTES:
+                block += chunk
+                return
+            self._blocks[-1] = (start, bytes(block))  # a bytearray has an eighth more than it needs
+        self._blocks.append((offset, bytearray(chunk)))
 
     def settle(self, offset: int) -> None:
         """Forget every byte before `offset`."""
         over = 0
-        for start, chunk in self._chunks:
-            if start + len(chunk) > offset:
+        for start, block in self._blocks:
+            if start + len(block) > offset:
                 break
-            self._size -= len(chunk)
+            self._size -= len(block)
             over += 1
-        del self._chunks[:over]
-        if self._chunks and self._chunks[0][0] < offset:
-            start, chunk = self._chunks[0]
-            self._chunks[0] = (offset, chunk[offset - start :])
+        del self._blocks[:over]
+        if self._blocks and self._blocks[0][0] < offset:
+            start, block = self._blocks[0]
+            self._blocks[0] = (offset, block[offset - start :])
             self._size -= offset - start
 
     def read(self, at: int, end: int) -> bytes:
-        """What is held from byte `at` to the end of its chunk, or to `end`; empty where nothing is."""
-        for offset, chunk in self._chunks:
-            if offset <= at < min(end, offset + len(chunk)):
-                return chunk[at - offset : end - offset]
+        """A piece of what is held from byte `at` on, at most to `end`; empty where nothing is."""
+        for offset, block in self._blocks:
+            if offset <= at < min(end, offset + len(block)):
+                return bytes(block[at - offset : min(end, at + self._piece_bytes) - offset])
         return b""
 
     def offset_from_end(self, count: int) -> int:
         """Where the newest `count` bytes held begin; at least one."""
         excess = self._size - count
-        for offset, chunk in self._chunks:
-            if excess < len(chunk):
+        for offset, block in self._blocks:
+            if excess < len(block):
                 return offset + max(0, excess)
-            excess -= len(chunk)
+            excess -= len(block)
         return 0
 
 

@@ -26,11 +26,12 @@ class Stretch:
 
 
 class Handover:
-    def __init__(self) -> None:
+    def __init__(self, piece_bytes: int) -> None:
+        """`piece_bytes`: what is kept is read in pieces of this size."""
         self.taken = 0
         self.settled = 0
         self.stretches: list[Stretch] = []
-        self._buffer = ReplayBuffer()
+        self._buffer = ReplayBuffer(piece_bytes)
 
     @property
     def head(self) -> Stretch | None:

@@ -73,7 +73,7 @@ class Legs:
         self._kept_limit = round(limits.replay * rate)
         self._untold = self._format.offset(UNTOLD_SECONDS * 1000)
         self._grid = self._format.offset(SEAM_GRID_MS)
-        self._handover = Handover()
+        self._handover = Handover(chunk_bytes)
         self._parked: Leg | None = None
         """It was ended since no audio came, perhaps within a word: what it says counts when none comes for long."""
         self._activity = Activity(config)
