@@ -99,10 +99,11 @@ class Settings(BaseSettings):
         None, description="For grpcs: PEM file with the gateway's own certificate, where the upstream asks for one."
     )
     upstream_key_file: Path | None = Field(None, description="PEM file with that certificate's key, unencrypted.")
-    grpc: Literal["core", "asyncio"] = Field(
-        "core",
-        description="How the upstream is spoken to: core (gRPC's C core, with its own threads) or asyncio (HTTP/2 in "
-        "Python, without: on trial); with Google that needs a service account.",
+    grpc: Literal["auto", "asyncio", "core"] = Field(
+        "auto",
+        description="How the upstream is spoken to: asyncio (HTTP/2 in Python, no threads), core (gRPC's C core, with "
+        "its own), or auto: core to Google with other credentials than a service account's or through an HTTP proxy of "
+        "the environment's, else asyncio.",
     )
     speech_api: Literal["v1", "v2"] = Field("v2", description="Version of the Speech-to-Text API: v2 or v1.")
     google_project: str | None = Field(None, description="Google Cloud project; default: the one of the credentials.")

@@ -105,5 +105,25 @@ def test_without_grpcs_core_other_credentials_are_refused_at_the_start(service_a
 
     for file, over in ((service_account, "core"), (service_account, "asyncio"), (user, "core")):
         assert upstream.account(settings(file, over)) is not None
+    assert upstream.account(settings(user, "auto")) is not None
     with pytest.raises(SettingsError, match="GATEWAY_GRPC=asyncio: with Google it needs a service account's key"):
         upstream.account(settings(user, "asyncio"))
+
+
+@pytest.mark.filterwarnings("ignore:The load_credentials_from_file method:DeprecationWarning")
+def test_grpcs_core_is_taken_where_nothing_else_can_do_it(
+    service_account: Path, user: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for scheme in upstream.PROXIED:
+        for name in (f"{scheme}_proxy", f"{scheme}_proxy".upper()):
+            monkeypatch.delenv(name, raising=False)
+
+    def over_core(file: Path | None, grpc: str = "auto") -> bool:
+        where = "grpc://127.0.0.1:1" if file is None else "google"
+        settings = Settings(upstream=where, google_credentials_file=file, grpc=grpc)
+        return upstream.over_core(settings, upstream.account(settings))
+
+    assert [over_core(None), over_core(service_account), over_core(user)] == [False, False, True]
+    assert [over_core(service_account, "core"), over_core(service_account, "asyncio")] == [True, False]
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    assert [over_core(None), over_core(service_account)] == [False, True]

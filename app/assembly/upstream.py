@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
+from urllib.request import getproxies_environment
 
 import grpc
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+PROXIED = {"grpc", "https", "http"}
+"""What is in the way of gRPC's core where the environment names an HTTP proxy for it: `https_proxy` and the like."""
 READY_SECONDS = 1.0
 """How long /readyz waits for the upstream to answer."""
 
@@ -97,9 +100,9 @@ async def _connector(
     settings: Settings, access: "GoogleAccess | None", stack: AsyncExitStack
 ) -> Callable[[], grpc.aio.Channel]:
     """What opens a channel to the upstream; starts the emulator where it is embedded."""
-    if access is not None and settings.grpc == "core":
-        return lambda: access.connect(settings.google_location, CHANNEL_OPTIONS)
     if access is not None:
+        if over_core(settings, access):
+            return lambda: access.connect(settings.google_location, CHANNEL_OPTIONS)
         from app.speech import pure  # noqa: PLC0415 - one of the two is enough
 
         return pure.google(access, settings.google_location)
@@ -108,11 +111,18 @@ async def _connector(
         emulator = EmbeddedEmulator(settings.emulator_workers)
         stack.push_async_callback(emulator.stop)
         address = await emulator.start()
-    if settings.grpc == "core":
+    if over_core(settings, None):
         return connector(address, settings.upstream_tls, CHANNEL_OPTIONS)
     from app.speech import pure  # noqa: PLC0415
 
     return pure.elsewhere(address, settings.upstream_tls)
+
+
+def over_core(settings: Settings, access: "GoogleAccess | None") -> bool:
+    """Over gRPC's C core; else over app/http2, which knows no HTTP proxies and has no threads for credentials."""
+    if settings.grpc != "auto":
+        return settings.grpc == "core"
+    return access is not None and (not access.signs_itself or not PROXIED.isdisjoint(getproxies_environment()))
 
 
 GateFor = Callable[[SessionConfig], Gate | None]

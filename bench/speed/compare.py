@@ -20,11 +20,11 @@ from bench.helpers import Helper, asked
 from tests.credentials import Keyring
 from tests.upstream import BYTES_PER_SECOND
 
-OURS, OURS_PURE, FLOOR = "gateway", "gateway-asyncio", "floor"
+OURS, OURS_CORE, FLOOR = "gateway", "gateway-core", "floor"
 HERE, PEERS = (sys.executable, "-m"), (".venv-peers/bin/python", "-m")
 CANDIDATES = {
     OURS: (*HERE, "app"),
-    OURS_PURE: (*HERE, "app"),
+    OURS_CORE: (*HERE, "app"),
     FLOOR: (*HERE, "bench.speed.floor"),
     "naive": (*HERE, "bench.speed.naive"),
     "threaded": (*HERE, "bench.speed.threaded"),
@@ -33,7 +33,7 @@ CANDIDATES = {
     "pure": (*PEERS, "bench.speed.peers.pure"),
 }
 """The command of each; the last three are there after `make bench-peers`."""
-OWN_SETTINGS = {OURS: {"GATEWAY_GRPC": "core"}, OURS_PURE: {"GATEWAY_GRPC": "asyncio"}}
+OWN_SETTINGS = {OURS_CORE: {"GATEWAY_GRPC": "core"}}
 WANTED = {
     (FLOOR, 20): 1.25,
     ("naive", 20): 0.65,
