@@ -1,14 +1,10 @@
-"""One HTTP/2 connection: h2 says what the bytes mean, this what is done about it.
-
-What h2 does not do as it should is replaced (`_H2`; h2 is pinned for that).
-"""
+"""One HTTP/2 connection: http2/protocol.py says what the bytes mean, this what is done about it."""
 
 import asyncio
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from h2.config import H2Configuration
-from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 from h2.events import (
     ConnectionTerminated,
@@ -23,15 +19,13 @@ from h2.events import (
 )
 from h2.exceptions import ProtocolError
 from h2.settings import SettingCodes
-from hyperframe.frame import DataFrame, WindowUpdateFrame
 
 from app.http2.headers import Headers, Status, reset_status, unavailable
+from app.http2.protocol import Http2
 
 CONNECTION_WINDOW_BYTES = 16 * 1024 * 1024
 STREAM_WINDOW_BYTES = 1024 * 1024
 """The peer may send so much that nobody has read."""
-_DATA = b"\0\0"
-"""The type of a DATA frame, and no flags (RFC 9113, 4.1 and 6.1)."""
 CLOSE_SECONDS = 1.0
 """For our last words."""
 
@@ -54,41 +48,6 @@ class StreamOver(Exception):
     """Nothing can be sent on it any more: its call was told why."""
 
 
-class _H2(H2Connection):
-    """To h2 a GOAWAY is the end of everything, where a server means that it takes no new streams and the others go on
-    to their end. And what comes and goes all the time costs a fraction here of what it costs there."""
-
-    def room(self, stream_id: int) -> int:
-        """Bytes that may be sent at once, on a stream that is open."""
-        of_stream = self.streams[stream_id].outbound_flow_control_window
-        return min(of_stream, self.outbound_flow_control_window, self.max_outbound_frame_size)
-
-    def send_at_once(self, stream_id: int, data: bytes) -> None:
-        """For a stream that is open and has `room` for it."""
-        count = len(data)
-        self.streams[stream_id].outbound_flow_control_window -= count
-        self.outbound_flow_control_window -= count
-        self._data_to_send += count.to_bytes(3) + _DATA + stream_id.to_bytes(4) + data
-
-    def _receive_frame(self, frame: Any) -> list[Event]:
-        """As h2's for these two, but without a trace of each, which is made even where nobody wants it."""
-        kind = frame.__class__
-        if kind is DataFrame:
-            frames, events = self._receive_data_frame(frame)
-        elif kind is WindowUpdateFrame:
-            frames, events = self._receive_window_update_frame(frame)
-        else:
-            return super()._receive_frame(frame)
-        self._prepare_for_sending(frames)
-        return events
-
-    def _receive_goaway_frame(self, frame: Any) -> tuple[list[Any], list[Event]]:
-        event = ConnectionTerminated()
-        event.error_code, event.last_stream_id = frame.error_code, frame.last_stream_id
-        event.additional_data = frame.additional_data or None
-        return [], [event]
-
-
 class Connection(asyncio.Protocol):
     """`ready` is done when the peer has said its settings, or failed."""
 
@@ -109,7 +68,7 @@ class Connection(asyncio.Protocol):
         self._patience = patience
         self._leaves = leaves
         self._lost = lost
-        self._h2 = _H2(
+        self._h2 = Http2(
             H2Configuration(
                 client_side=True,
                 header_encoding=None,
