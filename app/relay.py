@@ -66,8 +66,13 @@ class Socket(Protocol):
     def abort(self) -> None:
         """Drops the connection at once, whatever is still unsent."""
 
-    async def gone(self) -> int | None:
-        """Waits for the connection's end, however much of it was not received yet. Returns the client's close code."""
+    @property
+    def gone(self) -> asyncio.Future[None]:
+        """Done at the connection's end, however much of it was not received yet. Not to be cancelled."""
+
+    @property
+    def client_code(self) -> int | None:
+        """The close code that the client has said, if it did."""
 
     async def closed(self) -> bool:
         """After `close`: waits for the connection's end; whether the client answered, and so has read all before it."""
@@ -85,6 +90,8 @@ class Relay:
         self._leaving = False
         self._refusal: asyncio.Future[SessionError] = asyncio.get_running_loop().create_future()
         """Why this link ends, though the session does not."""
+        self._sending_since = float("inf")
+        """When the writer began to wait for the client, if it does."""
         self._ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._clock = asyncio.get_running_loop().time
 
@@ -92,24 +99,23 @@ class Relay:
         """Until the session has ended, the socket is gone, or the link is refused. The session's steps go on."""
         reader = asyncio.create_task(self._guard(self._read()))
         writer = asyncio.create_task(self._guard(self._write()))
-        gone = asyncio.create_task(self._socket.gone())  # a reader that waits for the upstream would not notice
+        gone = self._socket.gone  # a reader that waits for the upstream would not notice
         self.live.news.set()
         try:
-            ends: set[asyncio.Future[Any]] = {reader, writer, gone, self._refusal}
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            await _first(reader, writer, gone, self._refusal)
             if gone.done() and not (self.live.session.ended or self._refusal.done()):
-                self.left |= gone.result() == NORMAL_CLOSURE
+                self.left |= self._socket.client_code == NORMAL_CLOSURE
+            if self.live.session.ended:
+                await _first(writer, self._refusal)
             if self._refusal.done():
                 await self._refuse(writer, self._refusal.result())
-            elif self.live.session.ended:
-                await writer
         finally:
             self._leaving = True
             if self._within_step:
                 self.live.adopt(reader)
             else:
                 reader.cancel()
-            tasks = [writer, gone] if self._within_step else [reader, writer, gone]
+            tasks = [writer] if self._within_step else [reader, writer]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -135,6 +141,8 @@ class Relay:
 
     def tick(self, now: float) -> None:
         """At least every second."""
+        if now - self._sending_since > self._send_seconds:
+            self.refuse(SessionError("slow_client", f"nothing was read for {self._send_seconds:g} s"))
         try:
             self.live.tick(now)
         except SessionError as error:
@@ -175,6 +183,7 @@ class Relay:
                 await self._take(frame)
             finally:
                 self._within_step = False
+            del frame  # up to 64 kB, while it waits for the next one
 
     async def _take(self, frame: str | bytes) -> None:
         if isinstance(frame, bytes):
@@ -227,24 +236,25 @@ class Relay:
             await news.wait()
             news.clear()
             last = session.all_is_due
-            try:
-                for batch in batches(session.due()):
-                    async with asyncio.timeout(self._send_seconds):
-                        await self._socket.send(*batch)
-                if last:
-                    async with asyncio.timeout(self._send_seconds):
-                        await self._close()
-                        session.delivered = await self._socket.closed()
-                    return
-            except TimeoutError:
-                self.refuse(SessionError("slow_client", f"nothing was read for {self._send_seconds:g} s"))
+            for batch in batches(session.due()):
+                self._sending_since = self._clock()
+                await self._socket.send(*batch)
+            if last:
+                self._sending_since = self._clock()
+                await self._close()
+                session.delivered = await self._socket.closed()
                 return
+            self._sending_since = float("inf")
 
     async def _close(self) -> None:
         if error := self.live.session.error:
             await self._socket.close(error.refusal.close_code, clip(error.message))
         else:
             await self._socket.close(1000, "stopped")
+
+
+async def _first(*ends: asyncio.Future[Any]) -> None:
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
 
 
 async def refuse(socket: Socket, error: SessionError, session_id: str | None = None) -> None:
