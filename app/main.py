@@ -88,7 +88,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(docs.router)
     app.include_router(transcripts.router)
     app.include_router(tokens.router)
-    app.include_router(ws.router)
+    app.routes.extend(ws.routes)
     describe(app)
     app.add_exception_handler(HTTPException, http.on_http_error)
     app.add_exception_handler(RequestValidationError, http.on_bad_request)

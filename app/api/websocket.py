@@ -289,7 +289,8 @@ class GatewayWebSocket(WebSocketsSansIOProtocol):
         await super().send(message)
         if message["type"] == "websocket.accept":
             no_more: Any = None
-            self.request = self.response = no_more  # 3 kB of headers, for as long as the connection lasts
+            self.request.headers.clear()  # 3 kB, which the library's parser keeps as long as the connection lasts
+            self.request = self.response = no_more
         elif message["type"] == "websocket.close":
             self._abort_later()
             # Its answer stands behind what the client has said: once more a burst is taken at once.

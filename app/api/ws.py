@@ -8,8 +8,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
-from fastapi import APIRouter, WebSocket
+from fastapi import WebSocket
 from fastapi.responses import JSONResponse
+from starlette.routing import WebSocketRoute
+from starlette.types import Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnect
 
 from app.api.access import access_of, client_network
@@ -22,8 +24,6 @@ from app.relay import Disconnected, clip
 
 log = logging.getLogger(__name__)
 
-router = APIRouter()
-
 
 class FastApiSocket:
     """A relay.Socket over an accepted FastAPI WebSocket."""
@@ -35,7 +35,7 @@ class FastApiSocket:
         self._send: Callable[[Sequence[str]], Awaitable[None]] = websocket.scope["extensions"]["gateway.send"]
         self._gather: Callable[[int], None] = websocket.scope["extensions"]["gateway.gather"]
         self._let_send: Callable[[], None] = websocket.scope["extensions"]["gateway.let_send"]
-        self._gone: asyncio.Future[None] = websocket.scope["extensions"]["gateway.gone"]
+        self.gone: asyncio.Future[None] = websocket.scope["extensions"]["gateway.gone"]
         self._client_code: Callable[[], int | None] = websocket.scope["extensions"]["gateway.client_code"]
         """With which the client has closed it, or answered our close; none where it did neither."""
 
@@ -66,15 +66,15 @@ class FastApiSocket:
     def abort(self) -> None:
         self._abort()
 
-    async def gone(self) -> int | None:
-        await asyncio.shield(self._gone)
+    @property
+    def client_code(self) -> int | None:
         return self._client_code()
 
     async def closed(self) -> bool:
-        return await self.gone() is not None
+        await asyncio.shield(self.gone)
+        return self.client_code is not None
 
 
-@router.websocket("/ws/transcribe")
 async def transcribe(websocket: WebSocket) -> None:
     """The protocol `stt.v1`: see docs/protocol.md."""
     hub: Hub = websocket.app.state.hub
@@ -102,9 +102,8 @@ async def _serve(websocket: WebSocket, hub: Hub, grant: Grant) -> None:
     await hub.serve(FastApiSocket(websocket), grant)
 
 
-@router.websocket("/{path:path}")
 async def elsewhere(websocket: WebSocket) -> None:
-    """Another path; without this route it would be a 403 without a word."""
+    """Another path; without a route it would be a 403 without a word."""
     body = error_body(404, "there is no WebSocket here: it is at /ws/transcribe")
     await websocket.send_denial_response(JSONResponse(body, 404))
 
@@ -128,3 +127,19 @@ async def _refuse_upgrade(websocket: WebSocket, error: SessionError) -> None:
             await websocket.close(error.refusal.close_code, clip(error.message))
         return
     await websocket.send_denial_response(refused(error))
+
+
+class Endpoint:
+    """Without what FastAPI does for an endpoint's parameters: that costs each connection 8 kB as long as it lives."""
+
+    def __init__(self, serve: Callable[[WebSocket], Awaitable[None]]) -> None:
+        self._serve = serve
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._serve(WebSocket(scope, receive, send))
+
+
+routes = (
+    WebSocketRoute("/ws/transcribe", Endpoint(transcribe), name="transcribe"),
+    WebSocketRoute("/{path:path}", Endpoint(elsewhere), name="elsewhere"),
+)
