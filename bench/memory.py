@@ -28,10 +28,17 @@ from tests.upstream import BYTES_PER_SECOND
 AT_A_TIME = 20
 SPOKEN_SECONDS = 60
 FRAME_BYTES = 3200
+PATIENT = {
+    "GATEWAY_UPSTREAM_SPEED": "20",
+    "GATEWAY_RESUME_WINDOW_SECONDS": "600",
+    "GATEWAY_MAX_UTTERANCE_SECONDS": f"{SPOKEN_SECONDS}.2",
+    "GATEWAY_REPLAY_SECONDS": f"{SPOKEN_SECONDS}.4",  # where no more can be kept a stream goes on without more
+    "GATEWAY_ANSWER_SECONDS": "600",  # nor because it says nothing
+}
 NEVER = 1_000_000_000
 """A final for so many bytes."""
-SETTLE_SECONDS = 5.0
-"""Until what opening has taken is given back."""
+SETTLE_SECONDS = 15.0
+"""Until what opening has taken is given back, and the upstream has heard all that was said."""
 
 Kind = Callable[[ClientConnection], Awaitable[bool]]
 """What becomes of a session that has started; whether its connection is kept."""
@@ -68,7 +75,7 @@ async def measure(kind: Kind, count: int, audio: int) -> float:
     async with AsyncExitStack() as stack:
         logs = Path(stack.enter_context(TemporaryDirectory()))
         upstream = await stack.enter_async_context(helper("bench.upstream", str(NEVER)))
-        settings = roomy(upstream) | {"GATEWAY_UPSTREAM_SPEED": "20", "GATEWAY_RESUME_WINDOW_SECONDS": "600"}
+        settings = roomy(upstream) | PATIENT
         (gateway,) = (await stack.enter_async_context(gateways("A", settings, logs))).values()
         turn = asyncio.Semaphore(AT_A_TIME)
 

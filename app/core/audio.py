@@ -11,7 +11,7 @@ from typing import Self
 from app.core.protocol import Audio
 
 BLOCK_BYTES = 64 * 1024
-"""Of audio that is kept; the last chunk of a block may go over that."""
+"""Of audio that is kept, at least."""
 _SAMPLE_BYTES = {"LINEAR16": 2, "MULAW": 1, "ALAW": 1}
 
 
@@ -88,8 +88,11 @@ class ReplayBuffer:
     def __init__(self, piece_bytes: int) -> None:
         """`piece_bytes`: so much is read at a time, whole samples."""
         self._piece_bytes = piece_bytes
-        self._blocks: list[tuple[int, bytes | bytearray]] = []
-        """The last one may still grow: an object for each chunk would cost more than a twentieth of the audio."""
+        self._blocks: list[tuple[int, bytes]] = []
+        self._loose = 0
+        """So many of them, the newest ones, touch each other and are to be one: what each object costs beside its audio
+        would be a twentieth of it."""
+        self._loose_bytes = 0
         self._size = 0
 
     def __len__(self) -> int:
@@ -98,13 +101,22 @@ class ReplayBuffer:
 
     def append(self, offset: int, chunk: bytes) -> None:
         self._size += len(chunk)
-        if self._blocks:
+        if self._loose:
             start, block = self._blocks[-1]
-            if isinstance(block, bytearray) and start + len(block) == offset and len(block) < BLOCK_BYTES:
-                block += chunk
-                return
-            self._blocks[-1] = (start, bytes(block))  # a bytearray has an eighth more than it needs
-        self._blocks.append((offset, bytearray(chunk)))
+            if start + len(block) != offset:
+                self._join()
+        self._blocks.append((offset, chunk))
+        self._loose += 1
+        self._loose_bytes += len(chunk)
+        if self._loose_bytes >= BLOCK_BYTES:
+            self._join()
+
+    def _join(self) -> None:
+        first = len(self._blocks) - self._loose
+        if self._loose > 1:
+            block = b"".join([block for _, block in self._blocks[first:]])
+            self._blocks[first:] = [(self._blocks[first][0], block)]
+        self._loose = self._loose_bytes = 0
 
     def settle(self, offset: int) -> None:
         """Forget every byte before `offset`."""
@@ -119,12 +131,14 @@ class ReplayBuffer:
             start, block = self._blocks[0]
             self._blocks[0] = (offset, block[offset - start :])
             self._size -= offset - start
+        if self._loose >= len(self._blocks):
+            self._loose, self._loose_bytes = len(self._blocks), self._size
 
     def read(self, at: int, end: int) -> bytes:
         """A piece of what is held from byte `at` on, at most to `end`; empty where nothing is."""
         for offset, block in self._blocks:
             if offset <= at < min(end, offset + len(block)):
-                return bytes(block[at - offset : min(end, at + self._piece_bytes) - offset])
+                return block[at - offset : min(end, at + self._piece_bytes) - offset]
         return b""
 
     def offset_from_end(self, count: int) -> int:

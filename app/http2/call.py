@@ -161,6 +161,7 @@ class StreamCall(grpc.aio.StreamStreamCall[Any, Any]):
             if requests is not None:
                 async for request in requests:
                     await self._say(request)
+                    del request  # else it is kept as long as the next one is awaited
                 self._end_requests()
         except CallFailed as failed:
             self._finish(failed.status)

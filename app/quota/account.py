@@ -84,7 +84,7 @@ class Account:
     @property
     def warning(self) -> str | None:
         """What the client should know, in words."""
-        pot = self._purse.scarce()
+        pot = self._purse.scarce() if self._purse.pots else None
         return None if pot is None else f"{pot.name}: {self._purse.left(pot) / 1000:.0f} s are left"
 
     def exhausted(self) -> SessionError:

@@ -49,7 +49,8 @@ class GoogleRecognizer:
         self.chunk_bytes = chunk_bytes
         self._gatherer = Gatherer(chunk_bytes, frame, MAX_AUDIO_BYTES - MAX_AUDIO_BYTES % frame)
         self._intake = Pace(limits.speed * rate, PACE_BURST_SECONDS * rate)
-        self._room = asyncio.Event()
+        self._room: asyncio.Event | None = None
+        """There may be room now, for who has waited for it."""
         self._legs = Legs(
             config,
             dialect=dialect,
@@ -59,7 +60,7 @@ class GoogleRecognizer:
             pace=Pace(limits.speed * rate, PACE_BURST_SECONDS * rate),
             chunk_bytes=chunk_bytes,
             listen=self._hear,
-            progress=self._room.set,
+            progress=self._look_for_room,
         )
         self._putting = False
         """A chunk waits for its turn: the gatherer's audio comes after it."""
@@ -157,8 +158,13 @@ class GoogleRecognizer:
     async def _wait_while(self, full: Callable[[], bool]) -> None:
         while full() and not self._legs.deaf:
             self._throttle(on=True)
-            self._room.clear()
-            await self._room.wait()
+            self._room = room = self._room or asyncio.Event()
+            room.clear()
+            await room.wait()
+
+    def _look_for_room(self) -> None:
+        if self._room is not None:
+            self._room.set()
 
     async def _paced(self, count: int) -> float:
         """Audio is taken no faster than it may go up, however much may be kept. Returns the time after that."""
@@ -180,7 +186,7 @@ class GoogleRecognizer:
 
     def _hear(self, event: Event) -> None:
         if isinstance(event, Settled):
-            self._room.set()
+            self._look_for_room()
         elif isinstance(event, Result) and event.text and self._gate is not None:
             at = self._format.offset
             self._gate.words(at(event.start_ms), at(event.end_ms), is_final=event.is_final)

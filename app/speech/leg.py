@@ -228,6 +228,7 @@ class Leg:
         request = self._dialect.audio_request(self._config)
         async for chunk in self._chunks():
             yield request(chunk)
+            del chunk  # here, and wherever audio passes: kept while the next one is awaited, it costs each session 3 kB
 
     async def _chunks(self) -> AsyncIterator[bytes]:
         clock = asyncio.get_running_loop().time
@@ -241,6 +242,7 @@ class Leg:
                 self.sent_at = clock()
                 self._progress()
                 yield chunk
+                del chunk
             elif live and not self.live:
                 continue  # `half_close` emptied the queue: the rest is read from what is kept
             elif live or self.half_closed_at is not None:
