@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 import pytest
 
-from app.speech import legs, retry
+from app.speech import last_resorts, retry
 from app.speech.errors import BY_TEXT, MEANING
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
 from tests.upstream import BYTES_PER_SECOND, Call, ScriptedUpstream, hears_bytes
@@ -553,8 +553,8 @@ async def test_audio_that_is_too_long_for_streams_that_fail_is_heard_in_parts(
     upstream: ScriptedUpstream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After many tries: no stream lives long enough to hear the utterance to its end."""
-    monkeypatch.setattr(legs, "UNTOLD_SECONDS", 0.5)
-    monkeypatch.setattr(legs, "SPLIT_TRIES", 12)
+    monkeypatch.setattr(last_resorts, "SHORT_SECONDS", 1.0)
+    monkeypatch.setattr(last_resorts, "SPLIT_TRIES", 12)
     monkeypatch.setattr(retry, "BACKOFF_CAP", 0.01)
 
     async def fails_early(call: Call) -> AsyncIterator[Any]:

@@ -21,12 +21,13 @@ from app.speech.activity import Activity
 from app.speech.change import Change, Changes
 from app.speech.dialect import Dialect
 from app.speech.errors import OwnFault, Verdict, explain
+from app.speech.last_resorts import LastResorts
 from app.speech.leg import Leg
 from app.speech.limits import LegLimits
 from app.speech.pool import NoPlace, Pool
 from app.speech.retry import Retry
 from app.speech.roster import Roster
-from app.speech.seam import is_loud, quietest
+from app.speech.seam import is_loud
 from app.speech.watchdog import NoWords, Watchdog
 
 log = logging.getLogger(__name__)
@@ -38,10 +39,6 @@ SEAM_GRID_MS = 160
 same there as one that goes on; where its windows fall otherwise, a pause may be just too short to end a sentence."""
 PATIENCE_SECONDS = 0.5
 """A leg that waits longer for its place: the client is told."""
-SPLIT_TRIES = 40
-"""Legs that fail over the same audio before it is cut in two: the next one may hear it whole."""
-LOSE_TRIES = 20
-"""The same before what is too short for that is lost, where others hear what comes after it."""
 MAX_LEGS = 4
 """Legs of one session at a time: the one that hears, and those whose last words are awaited."""
 
@@ -94,6 +91,7 @@ class Legs:
         self._watchdog = Watchdog(config, limits, self._activity)
         self._changes = Changes(limits, self._encoding)
         self._retry = Retry(breaker, listen, self._open_missing)
+        self._last_resorts = LastResorts(self._handover, self._retry, self._legs, self._format, grid=self._grid)
         self._audio_at = 0.0
         self.deaf = False
         """The upstream hears no more: audio is dropped."""
@@ -152,22 +150,13 @@ class Legs:
 
     def _make_room(self) -> None:
         """While the upstream is away the oldest audio is lost, as far as it waits for a leg."""
-        if self._give_up(self._kept_limit, self._heard_from):
+        if self._last_resorts.make_room(self._kept_limit):
+            self._after_loss()
             self._close_ended()
 
-    def _give_up(self, keep: int, before: int | None) -> bool:
-        """The oldest audio over `keep` bytes is lost, but none from the byte `before` on."""
-        lost = self._handover.give_up(keep, before)
-        if lost:
-            self._retry.lose(lost)
-            self._say_settled()
-            self._hear_next()
-        return bool(lost)
-
-    @property
-    def _heard_from(self) -> int | None:
-        """Where the oldest stretch begins that has a leg."""
-        return next((stretch.start for stretch in self._handover.stretches if stretch in self._legs), None)
+    def _after_loss(self) -> None:
+        self._say_settled()
+        self._hear_next()
 
     def skip(self, count: int, now: float) -> int:
         """The session's audio goes on `count` bytes later; returns where."""
@@ -263,12 +252,13 @@ class Legs:
     def _end_in_time(self, now: float) -> None:
         """All has come, and nobody hears more of it: in parts, perhaps; else what waits for a leg is lost."""
         head = self._handover.head
-        if head is not None and head not in self._legs and self._retry.stuck and self._split(head):
+        if head is not None and head not in self._legs and self._retry.stuck and self._last_resorts.split(head):
             self._finished_at = now
             return
         if not self._legs:
             self._retry.lose(self._handover.abandon())
-        elif self._give_up(1, self._heard_from):
+        elif self._last_resorts.make_room(1):
+            self._after_loss()
             self._close_ended()
         self._finish_if_done()
 
@@ -416,37 +406,14 @@ class Legs:
         self._handover.drop_heard()
         self._say_settled()
         self._hear_next()  # all of it was final: the leg after it may have said its words already
-        if self._retry.stuck and leg.stretch is self._handover.head and not isinstance(leg.error, TimeoutError):
-            self._ease(leg.stretch)
+        stuck = self._retry.stuck and leg.stretch is self._handover.head and not isinstance(leg.error, TimeoutError)
+        if stuck and self._last_resorts.ease(leg.stretch):
+            self._after_loss()
+            self._retry.works()
         if self._handover.stretches:
             self._retry.after(ending, worked=self._worked(leg))
         else:
             self._finish_if_done()
-
-    def _ease(self, head: Stretch) -> None:
-        """Leg after leg has failed over it. In the end what is long is heard in parts; what is short is lost, where
-        others hear what comes after it: nobody survives it."""
-        if self._retry.failures >= SPLIT_TRIES and self._split(head):
-            return
-        alone = self._retry.failures >= LOSE_TRIES and any(self._hears(leg) for leg in self._legs.values())
-        if alone and self._handover.unsettled(head) < 2 * self._untold:
-            self._give_up(1, head.end)
-            self._retry.works()
-
-    def _split(self, head: Stretch) -> bool:
-        """The next two legs hear half of it each, cut where it is quietest: words may change there."""
-        begin, size, frame = self._handover.begin(head), self._handover.unsettled(head), self._format.frame_bytes
-        if size < 2 * self._untold:
-            return False
-        first = begin + size // 4
-        middle = self._handover.chunks(head, first - first % frame, begin + size - size // 4)
-        if (seam := quietest(middle, self._encoding)) is not None:
-            self._handover.split(seam - (seam - begin) % self._grid)
-        return seam is not None
-
-    def _hears(self, leg: Leg) -> bool:
-        """It has answered while leg after leg failed over audio before its own."""
-        return leg.heard_at > self._retry.stuck_since and not (leg.ended and leg.error)
 
     def _worked(self, leg: Leg) -> bool:
         """It had said something. Or it took audio, in which nobody may have spoken; but not twice in a row."""
