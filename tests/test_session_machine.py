@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from app.core.protocol import Final, GapEvent, Resume, parse_server
 from app.core.record import Record, fingerprint
-from app.core.session import MAX_GIVEN_TOKENS
+from app.core.resume_tokens import MAX_GIVEN
 from tests.paper.audio import SESSION, UNIT
 from tests.paper.gateway import Gateway
 from tests.paper.world import World
@@ -269,7 +269,7 @@ class Life(RuleBasedStateMachine):
             heard = session.transcript
             assert all(waiting.at > heard.settled for waiting in heard._waiting)
             assert len(heard._interims) <= 1
-            assert len(session._tokens) <= MAX_GIVEN_TOKENS + 2
+            assert len(session._tokens.fingerprints) <= MAX_GIVEN + 2
             assert session.link.attached or not session.link.replies
 
     def teardown(self) -> None:

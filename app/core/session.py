@@ -7,7 +7,6 @@ and go: started, detached, resumed. No clock and no I/O: time comes as an argume
 
 from collections.abc import Sequence
 from enum import Enum, auto
-from hmac import compare_digest
 from typing import Literal
 
 from app.core.errors import SessionError, invalid, unknown
@@ -45,12 +44,10 @@ from app.core.recognition import (
     SpeechActivity,
     Throttled,
 )
-from app.core.record import Record, fingerprint
+from app.core.record import Record
+from app.core.resume_tokens import ResumeTokens
 from app.core.timers import Timers, Watch
 from app.core.transcript import Transcript
-
-MAX_GIVEN_TOKENS = 8
-"""That nobody has used yet."""
 
 
 class Phase(Enum):
@@ -122,9 +119,7 @@ class Session:
         self._over: str | None = None
         self._exhausted: SessionError | None = None
         """Why it is closing, where that is no end in good order."""
-        self._tokens = record.tokens
-        """Fingerprints of what admits the next link, oldest first: the one that came last, and, till the client shows
-        that it has the newest, all that were given for it."""
+        self._tokens = ResumeTokens(record.principal, record.tokens)
         self._timers = timers
         self._watch = Watch(timers, now, age=age, received=self.received)
         self._window_bytes = self.format.offset(window_seconds * 1000)
@@ -181,7 +176,7 @@ class Session:
             idle_timeout_ms=round(self._timers.idle * 1000),
             max_session_ms=round(self._timers.max_session * 1000),
         )
-        self._tokens = (self._fingerprint(resume_token),)
+        self._tokens.begin(resume_token)
         self.link.say(Started(self.id, resume_token, resume_window_ms, self.config, limits))
 
     # Links come and go ------------------------------------------------------------------------
@@ -193,8 +188,7 @@ class Session:
 
     def check_resume(self, message: Resume, principal: str) -> None:
         """Raises SessionError where the client must not, or cannot, go on with this session."""
-        token = fingerprint(message.resume_token, principal)
-        if not any(compare_digest(token, known) for known in self._tokens):
+        if not self._tokens.admit(message.resume_token, principal):
             raise unknown(self.id)
         last = self.transcript.history.last
         if message.last_event > last:
@@ -205,9 +199,7 @@ class Session:
         `check_resume`.
 
         A `resume` that a network brings twice takes the link from the client, but not the token that it was given."""
-        used, known = self._fingerprint(message.resume_token), self._tokens
-        given = known[known.index(used) + 1 :] if used in known else ()
-        self._tokens = (used, *given[-MAX_GIVEN_TOKENS:], self._fingerprint(resume_token))
+        self._tokens.renew(message.resume_token, resume_token)
         self.resumes += 1
         self.link = Link(cursor=message.last_event)
         self.detached_at = None
@@ -218,9 +210,6 @@ class Session:
             self.link.say(self._throttle)
         if not self.is_promised:
             self._say_not_resumable()
-
-    def _fingerprint(self, token: str) -> str:
-        return fingerprint(token, self.principal)
 
     def go_away(self, time_left_ms: int, reason: Literal["drain", "session_limit"]) -> None:
         self.link.say(GoAway(time_left_ms, reason))
@@ -239,7 +228,7 @@ class Session:
 
     def mark(self) -> Mark:
         heard = self.transcript
-        return Mark(heard.history.last, heard.settled, self._tokens, heard.losing, self.over)
+        return Mark(heard.history.last, heard.settled, self._tokens.fingerprints, heard.losing, self.over)
 
     def record(self) -> tuple[Record, tuple[str, ...]]:
         """As it is now, and the events that the store does not have yet."""
@@ -249,7 +238,7 @@ class Session:
             principal=self.principal,
             config=self.config,
             epoch=self.epoch,
-            tokens=self._tokens,
+            tokens=self._tokens.fingerprints,
             settled=heard.settled,
             last_event=heard.history.last,
             opened_at=first.opened_at,
@@ -293,10 +282,7 @@ class Session:
         """Any frame resets the idle timer. It also shows that `resumed` has come, and the new token with it: returns
         whether the old ones have just died."""
         self.is_not_idle(now)
-        if len(self._tokens) <= 1:
-            return False
-        self._tokens = self._tokens[-1:]
-        return True
+        return self._tokens.confirm()
 
     def takes(self, kind: str) -> bool:
         """Whether a message of this kind counts now. Raises SessionError `bad_order` where it must not come."""
