@@ -14,8 +14,9 @@ from app.relay import Relay
 log = logging.getLogger(__name__)
 
 TICK_SECONDS = 0.5
-GROUP = 50
-"""Sessions that are ticked in one turn of the loop: each has something to send after it."""
+"""From a session's tick to its next."""
+GROUP = 5
+"""Sessions that are ticked at a time, spread over that: each has something to send after it, and others wait."""
 
 
 class Registry:
@@ -110,15 +111,13 @@ class Registry:
 
     async def _tick(self) -> None:
         while True:
-            await asyncio.sleep(TICK_SECONDS)
-            await self._tick_all()
-
-    async def _tick_all(self) -> None:
-        for number, live in enumerate(list(self.lives.values())):
-            if number % GROUP == GROUP - 1:
-                await asyncio.sleep(0)
-            if self.lives.get(live.session.id) is live:
-                self._tick_one(live, self._clock())
+            lives = list(self.lives.values())
+            groups = [lives[at : at + GROUP] for at in range(0, len(lives), GROUP)] or [[]]
+            for group in groups:
+                await asyncio.sleep(TICK_SECONDS / len(groups))
+                for live in group:
+                    if self.lives.get(live.session.id) is live:
+                        self._tick_one(live, self._clock())
 
     def _tick_one(self, live: Live, now: float) -> None:
         """What goes wrong is this session's alone."""
