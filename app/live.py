@@ -43,6 +43,10 @@ class Recognizer(Protocol):
 class Account(Protocol):
     """What of one session's audio is paid for."""
 
+    @property
+    def is_limited(self) -> bool:
+        """Anything of it: else all is allowed."""
+
     async def allow(self, size: int) -> int:
         """How many of the next bytes may be heard; they count as heard. Waits where it is not known."""
 
@@ -119,12 +123,17 @@ class Live:
     async def send(self, audio: bytes) -> None:
         """A step: what is paid for is heard. Where that is not all of it, the session ends after it."""
         async with self._turn:  # as `step`, without its cost for each chunk
-            allowed = await self._account.allow(len(audio))
-            if allowed < len(audio):
-                self.session.exhaust(self._account.exhausted(), len(audio) - allowed)
-            self._warn()
-            await self._recognizer.send(audio[:allowed])
+            if self._account.is_limited:
+                audio = await self._afford(audio)
+            await self._recognizer.send(audio)
             self._finish_if_closing()
+
+    async def _afford(self, audio: bytes) -> bytes:
+        allowed = await self._account.allow(len(audio))
+        if allowed < len(audio):
+            self.session.exhaust(self._account.exhausted(), len(audio) - allowed)
+        self._warn()
+        return audio[:allowed]
 
     def adopt(self, task: asyncio.Task[None]) -> None:
         """A task that is within a step: it goes on, and ends with the session at the latest."""

@@ -146,7 +146,8 @@ class Relay:
         try:
             self.live.tick(now)
         except SessionError as error:
-            self.refuse(error)
+            if not self.live.session.ended:  # else it is being told why
+                self.refuse(error)
 
     async def _guard(self, work: Coroutine[None, None, None]) -> None:
         """The outermost frame of the reader and the writer: what goes wrong is told to the client or logged."""
@@ -163,8 +164,10 @@ class Relay:
     async def _refuse(self, writer: asyncio.Task[None], error: SessionError) -> None:
         writer.cancel()
         await asyncio.gather(writer, return_exceptions=True)
-        with suppress(Disconnected):
+        try:
             await refuse(self._socket, error, self.live.session.id)
+        except Disconnected:
+            self._socket.abort()  # gone, or it has been told the end already and does not read it
 
     # The reader -------------------------------------------------------------------------------
 
@@ -180,23 +183,19 @@ class Relay:
                 self.live.changed()
             self._within_step = True
             try:
-                await self._take(frame)
+                if isinstance(frame, bytes):
+                    await self._send(self.live.session.receive_audio(frame))
+                else:
+                    await self._obey(frame)
             finally:
                 self._within_step = False
             del frame  # up to 64 kB, while it waits for the next one
-
-    async def _take(self, frame: str | bytes) -> None:
-        if isinstance(frame, bytes):
-            await self._send(self.live.session.receive_audio(frame))
-        else:
-            await self._obey(frame)
 
     async def _obey(self, text: str) -> None:
         session = self.live.session
         match parse(text, session.max_frame_bytes):
             case AudioMessage() as message:
                 await self._send(session.receive_audio_message(message))
-                self.live.changed()
             case control:
                 await self._control(control)
 

@@ -59,10 +59,13 @@ class Account:
         self._leave = leave
         self._reserving: asyncio.Task[None] | None = None
 
+    @property
+    def is_limited(self) -> bool:
+        """Anything of it: else all is allowed."""
+        return bool(self._purse.pots)
+
     async def allow(self, size: int) -> int:
-        """How many of the next bytes may be heard; they count as heard. Cancelling is safe."""
-        if not self._purse.pots:
-            return size
+        """How many of the next bytes may be heard; they count as heard. Where it is limited; cancelling is safe."""
         if self._purse.room < size:
             await self._reserve_now(size)
         count = min(size, self._purse.room)
@@ -84,7 +87,7 @@ class Account:
     @property
     def warning(self) -> str | None:
         """What the client should know, in words."""
-        pot = self._purse.scarce() if self._purse.pots else None
+        pot = self._purse.scarce()
         return None if pot is None else f"{pot.name}: {self._purse.left(pot) / 1000:.0f} s are left"
 
     def exhausted(self) -> SessionError:

@@ -126,17 +126,15 @@ class GoogleRecognizer:
     async def _put(self, chunk: bytes) -> None:
         self._putting = True
         try:
-            if not self._legs.deaf:
-                await self._let_through(chunk)
+            if self._legs.deaf:
+                return
+            if self._gate is None:
+                await self._hand_over(chunk)
+            else:
+                end = self._received - len(self._gatherer)
+                await self._pass(self._gate, self._gate.take(chunk, end, busy=self._legs.is_busy))
         finally:
             self._putting = False
-
-    async def _let_through(self, chunk: bytes) -> None:
-        if self._gate is None:
-            await self._hand_over(chunk)
-        else:
-            end = self._received - len(self._gatherer)
-            await self._pass(self._gate, self._gate.take(chunk, end, busy=self._legs.is_busy))
 
     async def _pass(self, gate: Gate, passed: Passed) -> None:
         """What goes unheard is paced, too: a file of silence must not keep the loop from others."""

@@ -125,7 +125,10 @@ class Leg:
     async def put(self, chunk: bytes) -> None:
         """Waits while the queue is full. What comes before the leg is live it finds in what is kept."""
         if self.live and not self.ended:
-            await self._queue.put(chunk)
+            if self._queue.full():
+                await self._queue.put(chunk)
+            else:
+                self._queue.put_nowait(chunk)
 
     def put_nowait(self, chunk: bytes) -> None:
         """As `put`, for a queue that is known to be empty."""
