@@ -32,10 +32,12 @@ class Waits:
     spoken_at: Callable[[int], float]
     first_interims: list[float] = field(default_factory=list)
     finals: list[float] = field(default_factory=list)
+    interims: int = 0
     _began_ms: int | None = None
     _ended_ms: int | None = None
 
     def hear(self, message: Message, now: float) -> None:
+        self.interims += isinstance(message, Interim)
         match message:
             case SpeechStarted():
                 self._began_ms = message.at_ms

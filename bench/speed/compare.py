@@ -92,7 +92,12 @@ class Runs:
     wrong: list[str] = field(default_factory=list)
 
     def median(self, name: str) -> Run:
-        return Run(*(statistics.median(values) for values in zip(*self.of[name], strict=True)))
+        """But of the frames that were lost, or came twice, all."""
+        made = Run(*(statistics.median(values) for values in zip(*self.of[name], strict=True)))
+        lost, repeated = (
+            sum(counts) for counts in zip(*((run.lost, run.repeated) for run in self.of[name]), strict=True)
+        )
+        return made._replace(lost=lost, repeated=repeated)
 
     def ratio(self, name: str, to: str) -> float:
         """CPU time of one to another's, the median of the rounds, each of which is a pair."""
