@@ -1,6 +1,7 @@
 """How long the event loop stands still while many speak: sessions at real time in frames of 20 ms, on one gateway
 process with everything on, with a scripted upstream and a load generator in processes of their own.
 
+`in time`: how much of what was to be said came upstream meanwhile; less than all is more than the machine carries.
 Exits 1 where the gateway's own work took longer than 50 ms between two ticks of a timer.
 """
 
@@ -20,12 +21,12 @@ from bench.helpers import asked
 from tests.credentials import Keyring
 from tests.upstream import BYTES_PER_SECOND
 
-COUNTS = (50, 100, 200, 500)
+COUNTS = (50, 100, 200)
 FRAME_MS = 20
 SETTLE_SECONDS = 5.0
 SECONDS = 20.0
 MAX_BUSY_MS = 50.0
-COLUMNS = ("sessions", "of a core", "longest stall", "busy", "collecting", "lost", "twice")
+COLUMNS = ("sessions", "of a core", "in time", "longest stall", "busy", "collecting", "lost", "twice")
 
 
 async def measure(sessions: int) -> tuple[float, list[str]]:
@@ -50,7 +51,9 @@ async def measure(sessions: int) -> tuple[float, list[str]]:
                     heard = await upstream.ask("report")
                     await load.ask("stop")
     times = [f"{stood[name]:.0f} ms" for name in ("stall", "busy", "collection")]
-    return stood["busy"], [str(sessions), f"{used / SECONDS:.0%}", *times, str(heard["lost"]), str(heard["repeated"])]
+    spoken = heard["frames"] * FRAME_MS / 1000 / SECONDS / sessions
+    counts = [str(heard["lost"]), str(heard["repeated"])]
+    return stood["busy"], [str(sessions), f"{used / SECONDS:.0%}", f"{spoken:.0%}", *times, *counts]
 
 
 async def run(counts: list[int]) -> bool:
