@@ -1,6 +1,7 @@
 """Bytes and milliseconds, gathering, replay, pace: app/core/audio.py."""
 
 import tracemalloc
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -62,6 +63,28 @@ def test_the_replay_buffer_holds_exactly_what_is_not_settled(sizes: list[int], s
         assert read(buffer, position, len(whole)) == whole[position:]
         assert buffer.read(position - 1, len(whole)) == b"", "forgotten"
         assert len(buffer) == max(0, len(whole) - position)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["audio", "gap", "settle"]), st.integers(1, 9)), max_size=60))
+def test_it_does_so_however_audio_gaps_and_finals_follow_each_other(steps: list[tuple[str, int]]) -> None:
+    """With blocks of a few chunks."""
+    buffer, held, end, settled = ReplayBuffer(4), dict[int, int](), 0, 0
+    with patch("app.core.audio.BLOCK_BYTES", 16):
+        for what, size in steps:
+            if what == "audio":
+                buffer.append(end, bytes((end + i) % 256 for i in range(size)))
+                held |= {at: at % 256 for at in range(end, end + size)}
+            end += size if what != "settle" else 0
+            if what == "settle":
+                settled = min(end, settled + size)
+                buffer.settle(settled)
+                held = {at: value for at, value in held.items() if at >= settled}
+            assert len(buffer) == len(held)
+            assert {at: buffer.read(at, at + 1) for at in range(end)} == {
+                at: bytes([held[at]]) if at in held else b"" for at in range(end)
+            }
+            if held:
+                assert buffer.offset_from_end(len(held)) == min(held)
 
 
 def test_a_gap_in_the_replay_buffer_has_no_bytes() -> None:

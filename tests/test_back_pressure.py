@@ -14,7 +14,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from app.core.protocol import MAX_FRAME_BYTES
-from app.core.session import Session
+from app.core.session import Phase, Session
 from tests.gateway import START, Client, Gateway, run_gateway, transcribe
 from tests.test_bad_input import Stage, staged
 from tests.upstream import BYTES_PER_SECOND, Call, Script, ScriptedUpstream
@@ -242,6 +242,26 @@ async def test_a_client_that_never_reads_is_cut_off_and_disturbs_nobody(upstream
             await client.hear_all()
             assert client.close_code == 4408
         assert finals(await bystander) == ["0-32000", "32000-64000"]
+        await stage.is_left_clean()
+
+
+async def test_a_client_that_does_not_read_the_end_is_cut_off_too(upstream: ScriptedUpstream) -> None:
+    """The session is over, and waits for nothing but its reader."""
+    async with staged(upstream, send_timeout_seconds=0.5) as stage:
+        said = asyncio.Event()
+        upstream.script = talks(finals=40, interims=50, done=said)
+        async with Client.connect(stage.gateway, sock=await connected(stage.gateway)) as client:
+            client.socket.transport.pause_reading()
+            await client.say(START, SECOND)
+            await said.wait()
+            session = the_session(stage.gateway)
+            await client.say(STOP)
+            await until(lambda: session.phase is Phase.ENDED)
+            await until(lambda: not stage.gateway.hub.registry.relays)
+            assert not session.delivered
+            client.socket.transport.resume_reading()
+            await client.hear_all()
+            assert client.close_code == 4408
         await stage.is_left_clean()
 
 
