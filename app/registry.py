@@ -115,9 +115,13 @@ class Registry:
             groups = [lives[at : at + GROUP] for at in range(0, len(lives), GROUP)] or [[]]
             for group in groups:
                 await asyncio.sleep(TICK_SECONDS / len(groups))
-                for live in group:
-                    if self.lives.get(live.session.id) is live:
-                        self._tick_one(live, self._clock())
+                self._tick_group(group)
+
+    def _tick_group(self, group: list[Live]) -> None:
+        """On its own, so that no session is kept by the name of the last one."""
+        for live in group:
+            if self.lives.get(live.session.id) is live:
+                self._tick_one(live, self._clock())
 
     def _tick_one(self, live: Live, now: float) -> None:
         """What goes wrong is this session's alone."""
