@@ -92,7 +92,6 @@ class ReplayBuffer:
         self._loose = 0
         """So many of them, the newest ones, touch each other and are to be one: what each object costs beside its audio
         would be a twentieth of it."""
-        self._loose_bytes = 0
         self._size = 0
 
     def __len__(self) -> int:
@@ -107,8 +106,7 @@ class ReplayBuffer:
                 self._join()
         self._blocks.append((offset, chunk))
         self._loose += 1
-        self._loose_bytes += len(chunk)
-        if self._loose_bytes >= BLOCK_BYTES:
+        if offset + len(chunk) - self._blocks[-self._loose][0] >= BLOCK_BYTES:
             self._join()
 
     def _join(self) -> None:
@@ -116,7 +114,7 @@ class ReplayBuffer:
         if self._loose > 1:
             block = b"".join([block for _, block in self._blocks[first:]])
             self._blocks[first:] = [(self._blocks[first][0], block)]
-        self._loose = self._loose_bytes = 0
+        self._loose = 0
 
     def settle(self, offset: int) -> None:
         """Forget every byte before `offset`."""
@@ -131,8 +129,7 @@ class ReplayBuffer:
             start, block = self._blocks[0]
             self._blocks[0] = (offset, block[offset - start :])
             self._size -= offset - start
-        if self._loose >= len(self._blocks):
-            self._loose, self._loose_bytes = len(self._blocks), self._size
+        self._loose = min(self._loose, len(self._blocks))
 
     def read(self, at: int, end: int) -> bytes:
         """A piece of what is held from byte `at` on, at most to `end`; empty where nothing is."""
