@@ -6,7 +6,7 @@ import struct
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Any
 
 import pytest
@@ -199,25 +199,32 @@ async def connected(gateway: Gateway) -> socket.socket:
     return connection
 
 
-async def test_a_slow_client_loses_interims_never_finals(upstream: ScriptedUpstream) -> None:
-    """It reads nothing while 1 MB is said, then everything that still matters."""
-    async with staged(upstream, send_timeout_seconds=60) as stage:
+@asynccontextmanager
+async def unread(upstream: ScriptedUpstream, *, send_timeout_seconds: float) -> AsyncIterator[tuple[Stage, Client]]:
+    """A client that has read nothing while 1 MB was said."""
+    async with staged(upstream, send_timeout_seconds=send_timeout_seconds) as stage:
         said = asyncio.Event()
         upstream.script = talks(finals=40, interims=50, done=said)
         async with Client.connect(stage.gateway, sock=await connected(stage.gateway)) as client:
             client.socket.transport.pause_reading()
             await client.say(START, SECOND)
             await said.wait()
-            await until(lambda: the_session(stage.gateway).transcript.finals == 40)
-            client.socket.transport.resume_reading()
-            await client.say(STOP)
-            messages = await client.hear_all()
-            assert client.close_code == 1000
+            yield stage, client
+        await stage.is_left_clean()
+
+
+async def test_a_slow_client_loses_interims_never_finals(upstream: ScriptedUpstream) -> None:
+    """It reads nothing while 1 MB is said, then everything that still matters."""
+    async with unread(upstream, send_timeout_seconds=60) as (stage, client):
+        await until(lambda: the_session(stage.gateway).transcript.finals == 40)
+        client.socket.transport.resume_reading()
+        await client.say(STOP)
+        messages = await client.hear_all()
+        assert client.close_code == 1000
         assert finals(messages) == [f"final {number}" for number in range(40)]
         assert len(client.heard("interim")) < 2000
         events = [message["event"] for message in messages if "event" in message]
         assert events == list(range(1, len(events) + 1))
-        await stage.is_left_clean()
 
 
 async def test_a_client_that_never_reads_is_cut_off_and_disturbs_nobody(upstream: ScriptedUpstream) -> None:
@@ -247,22 +254,15 @@ async def test_a_client_that_never_reads_is_cut_off_and_disturbs_nobody(upstream
 
 async def test_a_client_that_does_not_read_the_end_is_cut_off_too(upstream: ScriptedUpstream) -> None:
     """The session is over, and waits for nothing but its reader."""
-    async with staged(upstream, send_timeout_seconds=0.5) as stage:
-        said = asyncio.Event()
-        upstream.script = talks(finals=40, interims=50, done=said)
-        async with Client.connect(stage.gateway, sock=await connected(stage.gateway)) as client:
-            client.socket.transport.pause_reading()
-            await client.say(START, SECOND)
-            await said.wait()
-            session = the_session(stage.gateway)
-            await client.say(STOP)
-            await until(lambda: session.phase is Phase.ENDED)
-            await until(lambda: not stage.gateway.hub.registry.relays)
-            assert not session.delivered
-            client.socket.transport.resume_reading()
-            await client.hear_all()
-            assert client.close_code == 4408
-        await stage.is_left_clean()
+    async with unread(upstream, send_timeout_seconds=0.5) as (stage, client):
+        session = the_session(stage.gateway)
+        await client.say(STOP)
+        await until(lambda: session.phase is Phase.ENDED)
+        await until(lambda: not stage.gateway.hub.registry.relays)
+        assert not session.delivered
+        client.socket.transport.resume_reading()
+        await client.hear_all()
+        assert client.close_code == 4408
 
 
 async def test_a_client_that_reads_slowly_is_not_one_that_does_not_read(upstream: ScriptedUpstream) -> None:
